@@ -1,0 +1,20 @@
+__version__ = "0.1.0"
+
+from detr_lit.backbone import Backbone
+from detr_lit.data import ToyDetectionDataset, collate, pad_images
+from detr_lit.datasets import TreeCrowns
+from detr_lit.decoder import TransformerDecoder, TransformerDecoderLayer
+from detr_lit.detr import DETR, postprocess
+from detr_lit.encoder import TransformerEncoder, TransformerEncoderLayer
+from detr_lit.heads import DetrPredictionHeads
+from detr_lit.inference import predict, predict_and_visualize
+from detr_lit.loss import DetrLoss
+from detr_lit.matcher import HungarianMatcher
+from detr_lit.position import LearnedPositionalEncoding2D, PositionalEncoding2D
+from detr_lit.train import RECIPES, Recipe, train_detr
+
+__all__ = [
+    "DETR", "RECIPES", "Backbone", "DetrLoss", "DetrPredictionHeads", "HungarianMatcher", "LearnedPositionalEncoding2D", "PositionalEncoding2D", "Recipe",
+    "ToyDetectionDataset", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns", "collate",
+    "pad_images", "postprocess", "predict", "predict_and_visualize", "train_detr",
+]

@@ -1,0 +1,65 @@
+"""Build the site from `_build/book`, which execute.py staged: a warning is an error, nothing of an older build stays.
+
+Run as `python nbs/_ext/build_site.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = re.compile(
+    r"^(\x1b\[\d+m)*(reading|writing|copying|loading|pickling|building|updating|checking|preparing|looking|"
+    r"parsing|dumping|generating|resolving|highlighting|embedding|done|Running|Source|Destination|"
+    r"Config Path|Output Path|making output|sphinx-|myst|Using|"
+    r"Finished|build succeeded| +_build| +file:|Your|You can|Or paste|file:|\[etoc\]|The HTML|=+| *$)"
+)
+
+FRONT = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>A literate DETR</title>
+<meta http-equiv="refresh" content="0; url={page}">
+<link rel="icon" type="image/svg+xml" href="_static/favicon.svg">
+<link rel="canonical" href="{page}">
+<p><a href="{page}">A literate DETR</a></p>
+</html>
+"""
+
+
+def build(root: Path = ROOT, say=print) -> int:
+    """Run jupyter-book with `-n -W`; 0 if the site is whole.
+
+    Always from nothing: Sphinx shows a warning only while it reads a page, so a second build on the remains of a failed
+    one would pass. The old site stays until the new one is whole."""
+    new = root / "_build" / "site"
+    shutil.rmtree(new, ignore_errors=True)
+    env = {**os.environ, "PYTHONPATH": str(root), "NO_COLOR": "1"}
+    book = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(root / "_build" / "book")]
+    command = [sys.executable, *book, "--path-output", str(new), "-n", "-W", "--keep-going"]
+    run = subprocess.Popen(
+        command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    assert run.stdout
+    for line in run.stdout:
+        line = re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()
+        if not QUIET.match(line):
+            say(f"   {line}")
+    if run.wait() == 0:
+        front = re.search(r"^root:\s*(\S+)", (root / "_toc.yml").read_text("utf-8"), re.M)
+        if front:
+            (new / "_build/html/index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")
+        html = root / "_build" / "html"
+        shutil.rmtree(html, ignore_errors=True)
+        (new / "_build" / "html").rename(html)
+        shutil.rmtree(new)
+    return run.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(build(say=lambda s: print(s, flush=True)))

@@ -1,0 +1,435 @@
+"""What our book adds to Jupyter Book, in one Sphinx extension.
+
+- `read`: a notebook reader that knows nbdev's `#|` directives. They become MyST-NB's own cell tags before anything is
+  rendered, so that no page ever shows one.
+- badges: an exported cell says "in `detr_lit.matcher`" and links to the first line that it defines, on a source page of
+  this site; each mark in a source page links back to its cell.
+- `{cost}`: measured time and memory of the run that made the page.  `{fact}`: a number of the paper, with its source.
+- `<!-- api -->` in a page: the API of every module, each with a link to the chapter that builds it.
+- A figure without alternative text is a warning, and the build takes warnings for errors.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import importlib.util
+import json
+import re
+import struct
+from base64 import b64decode
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from docutils.parsers.rst import directives
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.osutil import relative_uri
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+logger = logging.getLogger(__name__)
+
+DIRECTIVE = re.compile(r"^#\s*\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<args>.*?)\s*$")
+EXPORT = {"export", "exporti", "exports"}
+TAGS = {
+    "default_exp": "remove-cell",
+    "hide": "remove-cell",
+    "hide_input": "remove-input",
+    "hide_output": "remove-output",
+    "code-fold": "hide-input",
+}
+MARK = re.compile(
+    r"^# %% (?P<file>\S+\.ipynb) #(?P<cell>[0-9a-zA-Z_-]+)\s*$"
+)  # what nbdev writes above each exported cell
+DOTS_PER_CSS_PIXEL = 1.5  # nbs/matplotlibrc draws 144 dots to the inch, a browser 96
+
+
+# ---------------------------------------------------------------- notebooks
+def split(source: str) -> tuple[dict[str, str], str]:
+    "A cell's source -> ({directive: arguments}, the code below the directives)."
+    lines = source.splitlines()
+    found: dict[str, str] = {}
+    while lines and (m := DIRECTIVE.match(lines[0])):
+        found[m["name"]] = m["args"]
+        lines.pop(0)
+    return found, "\n".join(lines).strip("\n")
+
+
+def png_width(data: str) -> int:
+    "The width in pixels that a base64 PNG's header states."
+    return struct.unpack(">I", b64decode(data[:64])[16:20])[0]
+
+
+def read(text: str, package: str = "") -> nbformat.NotebookNode:
+    "Read an nbdev notebook as MyST-NB should see it."
+    nb = nbformat.reads(text, as_version=4)
+    nb.metadata.setdefault(
+        "language_info", {"name": "python", "pygments_lexer": "ipython3"}
+    )  # nbdev_clean takes it out
+    module = None
+    for cell in nb.cells:
+        if cell.cell_type != "code":
+            continue
+        found, cell.source = split(cell.source)
+        tags = cell.metadata.setdefault("tags", [])
+        tags += [TAGS[name] for name in found if name in TAGS and found[name] != "false"]
+        if not cell.source:
+            tags.append("remove-cell")
+        if found.get("eval") == "false":
+            tags.append("skip-execution")
+        module = found.get("default_exp", module)
+        if EXPORT & found.keys():
+            target = next(args for name, args in found.items() if name in EXPORT) or module
+            cell.metadata["nbdev"] = {"module": f"{package}.{target}", "cell": cell.get("id", "")}
+            tags.append("nbdev-export")
+        for output in cell.outputs:  # a figure of 7 inches is as wide as the text, whatever its dots
+            if "image/png" in output.get("data", {}):
+                size = output.setdefault("metadata", {}).setdefault("image/png", {})
+                size.clear()
+                size["width"] = f"{round(png_width(output['data']['image/png']) / DOTS_PER_CSS_PIXEL)}px"
+    return nb
+
+
+# ---------------------------------------------------------------- modules
+def package_folder(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package) if package else None
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def module_files(package: str) -> dict[str, Path]:
+    "{'detr_lit.matcher': its file} for every module that a chapter builds."
+    folder = package_folder(package)
+    return {f"{package}.{f.stem}": f for f in sorted(folder.glob("*.py")) if f.stem[0] != "_"} if folder else {}
+
+
+def cell_lines(source: str) -> dict[str, int]:
+    "{cell id: number of the first line that the cell defines} in a module that nbdev wrote."
+    marks = [(n, m["cell"]) for n, line in enumerate(source.splitlines(), 1) if (m := MARK.match(line))]
+    body = ast.parse(source).body
+    first = {}
+    for (start, cell), (end, _) in zip(marks, marks[1:] + [(len(source) + 1, "")]):
+        inside = [s for s in body if start < s.lineno < end]
+        define = [
+            s
+            for s in inside
+            if isinstance(s, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Assign, ast.AnnAssign))
+        ]
+        here = (define or inside)[:1]
+        first[cell] = (
+            min([here[0].lineno, *(d.lineno for d in getattr(here[0], "decorator_list", []))]) if here else start + 1
+        )
+    return first
+
+
+def definition_lines(source: str) -> dict[str, int]:
+    "{'HungarianMatcher.forward': its line} for every class, function and method."
+    found: dict[str, int] = {}
+
+    def walk(body, prefix=""):
+        for s in body:
+            if isinstance(s, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                found[prefix + s.name] = s.lineno
+                if isinstance(s, ast.ClassDef):
+                    walk(s.body, f"{prefix}{s.name}.")
+            elif isinstance(s, (ast.Assign, ast.AnnAssign)):
+                for t in getattr(s, "targets", None) or [s.target]:
+                    if isinstance(t, ast.Name):
+                        found.setdefault(prefix + t.id, s.lineno)
+
+    walk(ast.parse(source).body)
+    return found
+
+
+def chapter_of(source: str) -> str | None:
+    "The page that builds a module: '../nbs/06_matcher.ipynb' in nbdev's mark -> 'nbs/06_matcher'."
+    m = next((m for line in source.splitlines() if (m := MARK.match(line))), None)
+    return re.sub(r"^(\.\./)+|\.ipynb$", "", m["file"]) if m else None
+
+
+def source_page(module: str) -> str:
+    return "source/" + module.split(".", 1)[-1].replace(".", "/")
+
+
+class ExportBadge(SphinxTransform):
+    "Put 'in `package.module`' on top of each exported cell, and a link to the line."
+
+    default_priority = 400
+
+    def apply(self, **kwargs):
+        files = module_files(self.config.book_package)
+        for cell in self.document.findall(nodes.container):
+            info = cell.get("cell_metadata", {}).get("nbdev")
+            if not info or cell.get("nb_element") != "cell_code" or not cell.children:
+                continue
+            module, label = info["module"], nodes.literal(info["module"], info["module"])
+            cell["ids"].append(f"cell-{info['cell']}")
+            line = cell_lines(files[module].read_text("utf-8")).get(info["cell"]) if module in files else None
+            if line is None:
+                logger.warning(
+                    "cell %s is exported to %s, which does not hold it: run nbdev_export",
+                    info["cell"],
+                    module,
+                    location=cell,
+                    type="book",
+                    subtype="export",
+                )
+            elif self.app.builder.format == "html":
+                uri = self.app.builder.get_relative_uri(self.env.docname, source_page(module))
+                label = nodes.reference(
+                    "",
+                    "",
+                    label,
+                    internal=True,
+                    refuri=f"{uri}#L{line}",
+                    reftitle=f"line {line} of {files[module].name}",
+                )
+            cell.insert(0, nodes.paragraph("", "", nodes.Text("in "), label, classes=["nbdev-badge"]))
+
+
+class AltText(SphinxTransform):
+    "A picture that cannot be seen must at least be told: warn for each one without alternative text."
+
+    default_priority = 401
+
+    def apply(self, **kwargs):
+        for image in self.document.findall(nodes.image):
+            if not image.get("alt", "").strip():
+                logger.warning(
+                    "image without alternative text (cell metadata mystnb.image.alt)",
+                    location=image.parent,
+                    type="book",
+                    subtype="alt",
+                )
+
+
+def source_pages(app):
+    "One page for each module, with line anchors (#L12), and a link from every cell's mark to the cell."
+    for module, file in module_files(app.config.book_package).items():
+        text, page = file.read_text("utf-8"), source_page(module)
+        code = highlight(
+            text, PythonLexer(), HtmlFormatter(linenos="inline", lineanchors="L", anchorlinenos=True, linespans="S")
+        )
+        code = re.sub(r'(id|name)="L-(\d+)"', r'\1="L\2"', code).replace('href="#L-', 'href="#L')
+        code = re.sub(r' name="L\d+"', "", code)
+        chapter, back = chapter_of(text), ""
+        if chapter in app.env.all_docs:
+            uri = relative_uri(app.builder.get_target_uri(page), app.builder.get_target_uri(chapter))
+            title = html.escape(app.env.titles[chapter].astext())
+            back = (
+                f'<p class="source-chapter">Written in <a href="{uri}">{title}</a>; nbdev copies it here. '
+                "Each mark below leads to its cell.</p>"
+            )
+            mark = rf'<a class="cell-mark" href="{uri}#cell-\2">\1</a>'
+            code = re.sub(r"(# %% \S+\.ipynb #([0-9a-zA-Z_-]+))", mark, code)
+        yield (
+            page,
+            {
+                "title": f"{file.parent.name}/{file.name}",
+                "parents": [],
+                "body": f"<h1>Source of <code>{module}</code></h1>{back}{code}",
+                "meta": {"html_theme.sidebar_secondary.remove": ""},
+            },
+            "page.html",
+        )
+
+
+def source_links(app, doctree):
+    "In the API: a [source] link at each class, function and method."
+    if app.builder.format != "html":
+        return
+    files, lines = module_files(app.config.book_package), {}
+    for sig in doctree.findall(addnodes.desc_signature):
+        module, name = sig.get("module"), sig.get("fullname")
+        if module not in files:
+            continue
+        lines[module] = lines.get(module) or definition_lines(files[module].read_text("utf-8"))
+        if name in lines[module]:
+            uri = app.builder.get_relative_uri(app.env.docname, source_page(module))
+            sig += nodes.reference(
+                "",
+                "",
+                nodes.inline("", "source", classes=["viewcode-link"]),
+                internal=True,
+                refuri=f"{uri}#L{lines[module][name]}",
+            )
+
+
+# ---------------------------------------------------------------- the API page
+def modules_in_order(app) -> list[tuple[str, str | None]]:
+    "[(module, the chapter that builds it)] in the book's order."
+    found = {m: chapter_of(f.read_text("utf-8")) for m, f in module_files(app.config.book_package).items()}
+    return sorted(found.items(), key=lambda item: item[1] or item[0])
+
+
+def write_api(app, docname, source):
+    "Replace `<!-- api -->` by a section for each module."
+    if "<!-- api -->" not in source[0]:
+        return
+    parts = []
+    for module, chapter in modules_in_order(app):
+        where = f"Built in [](/{chapter}.ipynb).\n\n" if chapter in app.env.found_docs else ""
+        parts.append(
+            f"## `{module}`\n\n{where}```{{eval-rst}}\n.. automodule:: {module}\n"
+            "   :members:\n   :undoc-members:\n   :member-order: bysource\n   :show-inheritance:\n```\n"
+        )
+    source[0] = source[0].replace("<!-- api -->", "\n".join(parts))
+
+
+def plain_docstring(app, what, name, obj, options, lines):
+    "Our docstrings are plain text with `code` in backticks: in reStructuredText nothing is mark-up by chance."
+    out, previous = [], None
+    for line in lines:
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if re.match(r"[-*] ", text):
+            text, bullet = text[2:], True
+        else:
+            bullet = indent > 0
+        parts = re.split(r"(`+[^`]+`+)", text)
+        text = "".join(
+            f"``{p.strip('`')}``" if p.startswith("`") and len(p) > 2 else re.sub(r"([\\*_|`])", r"\\\1", p)
+            for p in parts
+        )
+        text = re.sub(r"(``)(?=\w)", r"\1\\ ", text) if text.count("``") % 2 else text
+        if not text:
+            out.append("")
+            previous = None
+        elif bullet and (indent <= (previous if previous is not None else indent)):
+            out += ["", f"- {text}"]
+            previous = indent
+        elif previous is not None:
+            out.append(f"  {text}")
+        else:
+            out.append(text)
+    lines[:] = out + [""]
+
+
+def outside_names(app, env, node, contnode):
+    "A name that is not ours (Tensor, Float...) is shown without a link; one of ours must resolve, or -n complains."
+    target = node.get("reftarget", "")
+    if node.get("refdomain") == "py" and not target.startswith(app.config.book_package + "."):
+        return contnode
+    return None
+
+
+# ---------------------------------------------------------------- cost label and facts
+class Cost(SphinxDirective):
+    "```{cost}``` prints what the executed chapter cost when this page was made; `:downloads:` says what it fetches."
+
+    option_spec = {"downloads": directives.unchanged}
+
+    def run(self):
+        record = Path(self.env.srcdir, "executed", Path(self.env.docname).name + ".json")
+        items = []
+        if record.exists():
+            self.env.note_dependency(str(record))
+            cost = json.loads(record.read_text("utf-8"))
+            items = [("time", f"runs in {seconds(cost['seconds'])}")]
+            if cost.get("peak_mb"):
+                items.append(("memory", f"{memory(cost['peak_mb'])} of memory"))
+            title = f"Measured when this page was made: Python {cost['python']}, {cost['threads']} thread(s)"
+        else:
+            items, title = [("time", "not run for this page")], "Built without executing the chapters"
+        downloads = self.options.get("downloads", "none")
+        items.append(("downloads", "no download" if downloads in {"none", ""} else f"downloads {downloads}"))
+        label = nodes.paragraph("", "", classes=["cost"])
+        for kind, text in items:
+            label += nodes.abbreviation(
+                text,
+                text,
+                explanation=title if kind != "downloads" else "On the page's default path",
+                classes=[f"cost-{kind}"],
+            )
+            label += nodes.Text(" ")
+        return [label]
+
+
+def seconds(s: float) -> str:
+    "3.2 -> '3 s', 0.4 -> 'under a second', 130 -> '2 min 10 s'."
+    s = round(s)
+    return "under a second" if s < 1 else f"{s} s" if s < 100 else f"{s // 60} min {s % 60} s"
+
+
+def memory(mb: float) -> str:
+    return f"{round(mb / 10) * 10} MB" if mb < 1000 else f"{mb / 1000:.1f} GB"
+
+
+def facts(env) -> dict:
+    file = Path(env.srcdir, env.config.book_facts)
+    if getattr(env, "_book_facts", None) is None:
+        env._book_facts = tomllib.loads(file.read_text("utf-8")) if file.exists() else {}
+    return env._book_facts
+
+
+def fact_text(fact: dict) -> str:
+    return f"{fact['value']}{fact.get('unit', '')}"
+
+
+class Fact(SphinxRole):
+    "{fact}`detr-r50-ap` -> the number as the paper prints it, with what it is and where it stands."
+
+    def run(self):
+        self.env.note_dependency(str(Path(self.env.srcdir, self.config.book_facts)))
+        fact = facts(self.env).get(self.text)
+        if fact is None:
+            logger.warning(
+                "no fact %r in %s",
+                self.text,
+                self.config.book_facts,
+                location=self.get_location(),
+                type="book",
+                subtype="fact",
+            )
+            return [nodes.Text(self.text)], []
+        node = nodes.abbreviation(
+            self.rawtext, fact_text(fact), explanation=f"{fact['what']} ({fact['source']})", classes=["fact"]
+        )
+        return [node], []
+
+
+class Facts(SphinxDirective):
+    "```{facts}``` lists all of them: number, what it is, where it stands."
+
+    def run(self):
+        def row(tag, *cells):
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        rows = "".join(row("td", fact_text(f), f["what"], f["source"]) for f in facts(self.env).values())
+        head = row("th", "number", "what", "where")
+        table = f'<table class="table facts"><thead>{head}</thead><tbody>{rows}</tbody></table>'
+        return [nodes.raw("", f'<div class="pst-scrollable-table-container">{table}</div>', format="html")]
+
+
+# ---------------------------------------------------------------- set-up
+def drop_thebe(app):
+    "Jupyter Book always loads Thebe, from another host, and twice: the book is complete without it."
+    for event, listeners in app.events.listeners.items():
+        app.events.listeners[event] = [
+            x for x in listeners if not getattr(x.handler, "__module__", "").startswith("sphinx_thebe")
+        ]
+
+
+def setup(app):
+    app.add_config_value("book_package", "", "env", str)
+    app.add_config_value("book_facts", "nbs/paper_facts.toml", "env", str)
+    app.add_transform(ExportBadge)
+    app.add_transform(AltText)
+    app.add_directive("cost", Cost)
+    app.add_directive("facts", Facts)
+    app.add_role("fact", Fact())
+    app.connect("builder-inited", drop_thebe)
+    app.connect("source-read", write_api)
+    app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("doctree-read", source_links)
+    app.connect("missing-reference", outside_names)
+    app.connect("html-collect-pages", source_pages)
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,53 @@
+"""Retrain the runs in nbs/runs from their own configuration and compare.
+
+`make reproduce`, or `make reproduce ARGS="toy-laptop-0 --write"` for one, kept.
+
+A run reproduces if its final AP50 on the held-out pictures is within the tolerance of the stored one. Equal seeds give
+equal weights on one machine; another processor rounds differently, and a thousand steps amplify that, so the
+tolerance is that of a new seed.
+"""
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from detr_lit.cli import open_data
+from detr_lit.train import Recipe, load_or_train
+
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "nbs" / "runs"
+TOLERANCE = {"toy": 0.05, "trees": 0.10}
+
+
+def remake(folder: Path, into: Path) -> tuple[dict, dict]:
+    "-> (the stored run, the same run trained anew into another folder)."
+    old = json.loads((folder / "run.json").read_text())
+    config = dict(old["config"])
+    recipe, task, steps = Recipe(**config.pop("recipe")), config["task"], config.pop("num_steps")
+    kept = [f for f in old["files"] if f.endswith("model.safetensors")]
+    weights = (folder / kept[0]).resolve().parent if kept and into == folder else into / "weights" if kept else None
+    train, val = open_data(task, config["seed"])
+    return old, load_or_train(into, steps, recipe=recipe, weights=weights, again=True, data=train, val=val, **config)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="folders in nbs/runs; all by default")
+    parser.add_argument("--write", action="store_true", help="replace the stored runs")
+    args = parser.parse_args()
+    folders = [RUNS / n for n in args.names] or sorted(p.parent for p in RUNS.glob("*/run.json"))
+    bad = []
+    for folder in folders:
+        with tempfile.TemporaryDirectory() as tmp:
+            old, new = remake(folder, folder if args.write else Path(tmp))
+        a, b = (r["history"][-1] for r in (old, new))
+        ok = abs(a["AP50"] - b["AP50"]) <= TOLERANCE[old["config"]["task"]]
+        print(f"{folder.name:16} AP50 {a['AP50']:.3f} -> {b['AP50']:.3f}   AP {a['AP']:.3f} -> {b['AP']:.3f}   "
+              f"{a['seconds']:.0f} s -> {b['seconds']:.0f} s   {'ok' if ok else 'NOT reproduced'}", flush=True)
+        if not ok: bad.append(folder.name)
+    print(f"{len(folders) - len(bad)} of {len(folders)} runs reproduced; they are in {RUNS}")
+    return bool(bad)
+
+
+if __name__ == "__main__": sys.exit(main())

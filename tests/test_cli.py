@@ -1,0 +1,88 @@
+"""The command line."""
+import json
+
+import pytest
+import torchvision
+from typer.testing import CliRunner
+
+import detr_lit
+from detr_lit.cli import app, open_data
+from detr_lit.data import ToyDetectionDataset
+from detr_lit.detr import bundled
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(w) for w in words])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def picture(tmp_path):
+    torchvision.utils.save_image(ToyDetectionDataset(4, split="test")[1][0], tmp_path / "shapes.png")
+    return tmp_path / "shapes.png"
+
+
+def test_version_and_help():
+    assert run("version") == (0, f"detr_lit {detr_lit.__version__}, torch {__import__('torch').__version__}\n")
+    code, said = run("--help")
+    assert code == 0 and all(c in said for c in ("train", "eval", "detect", "version"))
+    for command in ("train", "eval", "detect"):
+        assert "Example: detr-lit " + command in " ".join(run(command, "--help")[1].split())
+
+
+def test_unknown_words_are_refused():
+    assert run("train", "--data", "cats", "--out", "x")[0] == 2
+    assert run("fly")[0] == 2
+    with pytest.raises(ValueError, match="'toy', 'trees'"): open_data("cats")
+
+
+def test_train_then_refuse_then_resume_then_detect(tmp_path, picture):
+    out = tmp_path / "mine"
+    steps = ("--out", out, "--steps", 2, "--batch-size", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detr_lit.cli.open_data", lambda *_: (ToyDetectionDataset(64), ToyDetectionDataset(2, split="val")))
+        code, said = run("train", *steps)
+        assert code == 0 and "AP50" in said, said
+        assert json.loads((out / "history.json").read_text())[-1]["step"] == 2
+        code, said = run("train", *steps)
+        assert code == 1 and "--resume" in said
+        assert run("train", *steps, "--resume")[0] == 0
+        code, said = run("train", *steps, "--resume", "--seed", 1)
+        assert code == 1 and "seed is 0, wanted 1" in said
+        code, said = run("eval", "--weights", out / "weights", "--json")
+        assert code == 0 and "AP50" in json.loads(said)
+    code, said = run("detect", picture, "--weights", out / "weights", "--threshold", 0, "--json")
+    assert code == 0 and len(json.loads(said)["detections"]) <= 16
+
+
+def test_bad_recipe_is_one_line():
+    code, said = run("train", "--recipe", "desktop", "--out", "unused")
+    assert code == 1 and said.startswith("error: recipe is 'desktop'") and said.count("\n") == 1
+
+
+def test_detect_draws_and_tells(tmp_path, picture):
+    found = tmp_path / "found.png"
+    code, said = run("detect", picture, "--weights", "toy", "--out", found, "--json")
+    row = json.loads(said)
+    assert code == 0 and row["file"] == str(picture)
+    assert torchvision.io.read_image(str(found)).shape[-2:] == torchvision.io.read_image(str(picture)).shape[-2:]
+    for d in row["detections"]:
+        x0, y0, x1, y1 = d["box"]
+        assert x0 < x1 and y0 < y1 and d["name"] in ("rectangle", "ellipse", "triangle") and 0.5 <= d["score"] <= 1
+
+
+def test_detect_names_a_bad_file_and_goes_on(tmp_path, picture):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    code, said = run("detect", tmp_path / "bad.png", picture, tmp_path / "missing.png", "--out", tmp_path / "found")
+    assert code == 1 and "shapes.png: " in said and "bad.png" in said and "missing.png" in said
+    assert (tmp_path / "found" / "shapes.png").exists()
+
+
+def test_unknown_weights(picture, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, said = run("detect", picture, "--weights", "nobody/nothing")
+    assert code == 1 and said.startswith("error: ")
+
+
+def test_shipped_weights_are_there():
+    assert bundled("toy") is not None

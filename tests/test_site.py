@@ -1,0 +1,231 @@
+"""The built site: whole, offline, readable on a phone, by a screen reader, in the dark. In headless Chromium."""
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import execute
+import pytest
+from playwright import sync_api
+
+pytestmark = pytest.mark.site
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [f"{f}.html" for f in execute.chapters_in_toc(ROOT)]
+MODULES = sorted(f.stem for f in (ROOT / "detr_lit").glob("*.py") if f.name[0] != "_")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def base(site):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import Error, sync_playwright
+
+    path = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    with sync_playwright() as p:
+        try:
+            b = p.chromium.launch(executable_path=path, args=FLAGS)
+        except Error as e:
+            pytest.fail(f"no Chromium: apt-get install chromium, or playwright install chromium\n{e}", pytrace=False)
+        yield b
+        b.close()
+
+
+@pytest.fixture
+def open_page(browser, base):
+    "Open a page; what it says on the console and asks from other hosts is collected in `page.complaints`."
+    contexts = []
+
+    def go(path, width=1280, height=900, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = []
+        page.on(
+            "console",
+            lambda m: page.complaints.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None,
+        )
+        page.on("pageerror", lambda e: page.complaints.append(f"pageerror: {e}"))
+        page.on(  # a request is aborted when the page is left, as the front page is at once: that is no fault
+            "requestfailed",
+            lambda r: page.complaints.append(f"{r.failure}: {r.url}") if r.failure != "net::ERR_ABORTED" else None,
+        )
+        page.on(
+            "request",
+            lambda r: (
+                page.complaints.append(f"other host: {r.url}")
+                if not r.url.startswith((base, "data:", "blob:"))
+                else None
+            ),
+        )
+        page.on("response", lambda r: page.complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+        try:
+            page.goto(base + path, wait_until="load")
+        except sync_api.TimeoutError:  # a busy machine: once more, and then it counts
+            page.complaints.clear()
+            page.goto(base + path, wait_until="load", timeout=120_000)
+        if path:  # the front page leads on at once
+            page.evaluate("() => window.MathJax?.startup?.promise")  # waits for the formulas
+        return page
+
+    yield go
+    for c in contexts:
+        c.close()
+
+
+def test_as_many_pages_as_the_toc_says(site):
+    assert sorted(p.relative_to(site).as_posix() for p in (site / "nbs").rglob("*.html")) == sorted(PAGES)
+    assert (site / "index.html").exists()
+
+
+@pytest.mark.parametrize("path", [*PAGES, "search.html", "genindex.html", *(f"source/{m}.html" for m in MODULES)])
+def test_page(open_page, path):
+    page = open_page(path)
+    assert page.complaints == []
+    assert page.locator("h1").count() >= 1 and page.title()
+    assert "#|" not in page.locator("article, main").first.inner_text() or path.startswith("source/")
+    images = page.evaluate(
+        "[...document.querySelectorAll('article img')].map(i => [i.getAttribute('src'), i.alt.trim(), i.naturalWidth])"
+    )
+    assert all(alt and (width or src.endswith(".svg")) for src, alt, width in images), images
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.wait_for_timeout(50)
+    wide = page.evaluate("""() => document.documentElement.scrollWidth <= innerWidth ? [] :
+        [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+        .filter(e => { for (let p = e.parentElement; p; p = p.parentElement)
+            if (p.tagName != 'BODY' && getComputedStyle(p).overflowX != 'visible') return false; return true; })
+        .slice(0, 5).map(e => `${e.tagName}.${e.className} ${e.textContent.slice(0, 40)}`)""")
+    assert wide == [], f"wider than a phone: {wide}"
+
+
+def test_front_page_is_reached(open_page):
+    page = open_page("")
+    page.wait_for_url(re.compile(r"/nbs/intro\.html$"))
+    assert page.complaints == []
+
+
+def test_search_finds_hungarian(open_page):
+    page = open_page("search.html?q=Hungarian")
+    page.wait_for_selector("#search-results li a", timeout=15000)
+    found = page.eval_on_selector_all("#search-results li a", "x => x.map(a => a.getAttribute('href'))")
+    assert any("06_matcher" in f for f in found), found
+    assert page.complaints == []
+
+
+def test_dark_mode_switches_and_stays(open_page):
+    page = open_page(PAGES[1])
+
+    def look():
+        return page.evaluate(
+            "[document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
+        )
+
+    seen = {tuple(look())}
+    for _ in range(3):  # auto, light, dark
+        page.locator("button.theme-switch-button:visible").first.click()
+        seen.add(tuple(look()))
+    assert {t for t, _ in seen} == {"light", "dark"} and len({c for _, c in seen}) == 2
+    while look()[0] != "dark":
+        page.locator("button.theme-switch-button:visible").first.click()
+    page.reload()
+    assert look()[0] == "dark"
+
+
+def test_dark_by_the_systems_wish(open_page):
+    page = open_page(PAGES[1], scheme="dark")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_formulas_are_set(open_page):
+    page = open_page("nbs/06_matcher.html")
+    page.wait_for_selector("mjx-container", timeout=15000)
+    assert page.locator("mjx-merror").count() == 0
+
+
+def test_an_answer_folds(open_page):
+    page = open_page("nbs/06_matcher.html")
+    answer = page.locator("div.solution.dropdown").first
+    assert not answer.locator("div.cell").first.is_visible() if answer.locator("div.cell").count() else answer.count()
+    answer.locator("button").first.click()
+    assert "toggle-hidden" not in (answer.get_attribute("class") or "")
+
+
+class Links(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links = set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
+        if tag in ("a", "link") and a.get("href"):
+            self.links.append(a["href"])
+        if tag in ("img", "script") and a.get("src"):
+            self.links.append(a["src"])
+
+
+def test_every_link_leads_somewhere(site):
+    pages = {
+        p.relative_to(site).as_posix(): Links(p.read_text("utf-8"))
+        for p in site.rglob("*.html")
+        if "_static" not in p.parts
+    }
+    bad = []
+    for name, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or link in ("#", "javascript:void(0)"):
+                continue
+            path, anchor = urldefrag(link)
+            target = (Path(name).parent / unquote(path.split("?")[0])).as_posix() if path else name
+            target = re.sub(r"[^/]+/\.\./", "", target)
+            target = re.sub(r"^(\./)+", "", target)
+            if not (site / target).exists():
+                bad.append(f"{name} -> {link}")
+            elif anchor and target in pages and unquote(anchor) not in pages[target].ids:
+                bad.append(f"{name} -> {link} (no such place on the page)")
+    assert not bad, "\n".join(bad[:20])
+
+
+def test_badges_lead_to_the_line(site):
+    "An exported cell's badge opens the source at the first line that the cell defines."
+    badge = re.compile(r'class="nbdev-badge".*?href="\.\./source/(\w+)\.html#L(\d+)"', re.S)
+    found = 0
+    for page in (site / "nbs").glob("*.html"):
+        for module, line in badge.findall(page.read_text("utf-8")):
+            text = (ROOT / "detr_lit" / f"{module}.py").read_text("utf-8").splitlines()[int(line) - 1]
+            assert text.strip() and not text.startswith("#"), f"{page.name}: {module}.py line {line} is {text!r}"
+            found += 1
+    assert found >= len(MODULES)
+
+
+def test_source_pages_lead_back(site):
+    for m in MODULES:
+        assert re.search(
+            r'class="source-chapter".*?href="\.\./nbs/\w+\.html"', (site / "source" / f"{m}.html").read_text("utf-8")
+        ), m

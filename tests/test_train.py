@@ -1,0 +1,268 @@
+"""Step 9: recipes, optimisers, order, checkpoints, runs."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from detr_lit.data import ToyDetectionDataset, collate
+from detr_lit.detr import DETR
+from detr_lit.train import (
+    RECIPES,
+    Batches,
+    Muon,
+    Recipe,
+    Trainer,
+    as_json,
+    curve,
+    find_recipe,
+    load_checkpoint,
+    load_or_train,
+    make_optimizers,
+    orthogonal,
+    precision,
+    save_checkpoint,
+    train_detr,
+)
+
+TINY = dict(num_queries=4, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
+            stride=32, norm="batch", dropout=0.1)
+SHORT = Recipe(model=TINY, lr=1e-3, muon=0.01)
+CPU = torch.device("cpu")
+
+
+def small(n=64, **kw):
+    return ToyDetectionDataset(n, image_size=64, max_objects=2, **kw)
+
+
+def quick(steps, batch=2, recipe=SHORT, **kw):
+    return train_detr(steps, batch, recipe=recipe, progress=False, **dict(data=small()) | kw)
+
+
+def test_the_paper_s_settings():
+    paper = RECIPES["paper"]
+    assert (paper.lr, paper.lr_backbone, paper.weight_decay, paper.clip, paper.noobj_weight) == (1e-4, 1e-5, 1e-4, 0.1, 0.1)
+    model = DETR(3, **paper.model)
+    assert model.num_queries == 100 and len(model.encoder.layers) == len(model.decoder.layers) == 6
+    assert model.encoder.layers[0].dropout.p == 0.1
+
+
+def test_laptop_is_a_detr():
+    model = DETR(3, **RECIPES["laptop"].model)
+    assert model.query_embed.weight.requires_grad and model.num_queries == 16
+
+
+def test_factor():
+    recipe = Recipe(warmup=10, schedule="cosine")
+    assert recipe.factor(0, 100) == pytest.approx(0.1)
+    assert recipe.factor(50, 100) == pytest.approx(0.5)
+    assert recipe.factor(99, 100) == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 0.99))
+    assert Recipe().factor(99, 100) == 1.0
+
+
+@pytest.mark.parametrize("muon", [0.0, 0.02])
+def test_every_parameter_has_one_group_and_the_backbone_its_own(muon):
+    recipe = Recipe(model=TINY, lr=3.0, lr_backbone=2.0, muon=muon)
+    model = DETR(3, **TINY)
+    lr = {id(p): g["initial_lr"] for o in make_optimizers(model, recipe) for g in o.param_groups for p in g["params"]}
+    count = sum(len(g["params"]) for o in make_optimizers(model, recipe) for g in o.param_groups)
+    assert count == len(lr) == len(list(model.parameters()))
+    for name, p in model.named_parameters():
+        inside = p.ndim >= 2 and name.startswith(("backbone.body", "encoder", "decoder"))
+        assert lr[id(p)] == (muon if muon and inside else 2.0 if name.startswith("backbone.body") else 3.0), name
+
+
+def test_frozen_parameters_are_left_out():
+    model = DETR(3, **TINY)
+    model.backbone.project.weight.requires_grad_(False)
+    owned = [p for o in make_optimizers(model, SHORT) for g in o.param_groups for p in g["params"]]
+    assert all(p is not model.backbone.project.weight for p in owned)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 8), (2, 8, 32)])
+def test_orthogonal(shape):
+    m = torch.randn(shape)
+    u, _, v = torch.linalg.svd(m, full_matrices=False)
+    found = orthogonal(m)
+    assert torch.linalg.svdvals(found).min() > 0.4 and torch.linalg.svdvals(found).max() < 1.3
+    assert ((u @ v) * found).sum((1, 2)).min() / shape[0] > 0         # the same directions
+    assert torch.nn.functional.cosine_similarity((u @ v).flatten(1), found.flatten(1)).min() > 0.9
+
+
+def test_muon_moves_convolutions_and_skips_the_rest():
+    conv, idle = torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.Parameter(torch.ones(2, 2))
+    optimizer, before = Muon([*conv.parameters(), idle], lr=0.1), conv.weight.detach().clone()
+    conv(torch.randn(1, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+    moved = (before - conv.weight).flatten(1)
+    assert torch.linalg.svdvals(moved / 0.1).max() < 1.3 and moved.abs().sum() > 0
+    assert torch.equal(idle, torch.ones(2, 2))
+
+
+def test_muon_goes_downhill():
+    w = torch.nn.Parameter(torch.randn(6, 4))
+    target, optimizer = torch.randn(6, 4), Muon([w], lr=0.05)
+    first = (w - target).square().sum().item()
+    for _ in range(100):
+        optimizer.zero_grad()
+        (w - target).square().sum().backward()
+        optimizer.step()
+    assert (w - target).square().sum().item() < first / 5
+
+
+def test_batches_start_anywhere_and_cover_everything():
+    whole = list(Batches(7, 3, 1, 0, 14))
+    assert list(Batches(7, 3, 1, 9, 14)) == whole[9:]
+    flat = sum(whole, [])
+    assert all(sorted(flat[i:i + 7]) == list(range(7)) for i in range(0, 42, 7))
+    assert flat[:7] != flat[7:14] and whole != list(Batches(7, 3, 2, 0, 14))
+
+
+def test_precision_changes_products_and_not_the_result_type_of_the_loss():
+    trainer = Trainer(DETR(3, **TINY), SHORT, CPU)
+    with precision(CPU, True):
+        out = trainer.model(torch.rand(2, 3, 64, 64))
+    has = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert out["pred_logits"].dtype == (torch.bfloat16 if has else torch.float32)
+    losses, _, _ = Trainer(DETR(3, **TINY), Recipe(bf16=True), CPU).step(collate([small()[0], small()[1]]))
+    assert losses["total"].dtype == torch.float32
+
+
+def test_history_has_losses_statistics_and_ap():
+    model, history = quick(4, val=small(4, split="val"), log_every=2)
+    assert [r["step"] for r in history] == [2, 4] and not model.training
+    keys = {"loss_class", "loss_bbox", "loss_giou", "loss_class_0", "total", "grad_norm", "no_object"}
+    assert keys | {"cardinality_error"} <= set(history[0])
+    assert "AP50" in history[1] and "AP50" not in history[0]
+    assert model.class_names == list(small().class_names) and model.window == [64, 64]
+    assert curve(history, "AP50") == ([4], [history[1]["AP50"]])
+
+
+def test_loss_falls_on_one_batch():
+    batch = collate([small()[i] for i in range(2)])
+    trainer = Trainer(DETR(3, **TINY | dict(dropout=0.0)), Recipe(lr=1e-3, lr_backbone=1e-3, clip=1.0), CPU)
+    losses = [trainer.step(batch)[0]["total"].item() for _ in range(60)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_gradient_is_clipped():
+    trainer = Trainer(DETR(3, **TINY), Recipe(clip=1e-3), CPU)
+    assert trainer.step(collate([small()[0]]))[0]["grad_norm"] > 1e-3
+    assert torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm() <= 1.01e-3
+
+
+def test_gradients_do_not_pile_up():
+    still = Recipe(lr=0.0, lr_backbone=0.0, weight_decay=0.0, clip=1e9)
+    trainer, batch = Trainer(DETR(3, **TINY | dict(dropout=0.0)), still, CPU), collate([small()[0], small()[1]])
+    first, second = (trainer.step(batch)[0]["grad_norm"].item() for _ in range(2))
+    assert first == pytest.approx(second, rel=1e-3)
+
+
+def test_same_seed_same_weights_other_seed_others():
+    a, b, c = (quick(2, seed=s)[0].state_dict() for s in (0, 0, 1))
+    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a["query_embed.weight"], c["query_embed.weight"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resumed_is_bit_equal(tmp_path, workers):
+    straight, _ = quick(6, num_workers=workers)
+
+    class Enough(Exception): pass
+
+    def evaluate_and_die(*_): raise Enough
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
+        patch.setattr("detr_lit.train.evaluate", evaluate_and_die)
+        quick(6, out=tmp_path, save_every=2, eval_every=5, val=small(2), num_workers=workers)
+    resumed, history = quick(6, out=tmp_path, resume=True, num_workers=workers)
+    assert history[0]["step"] == 6
+    assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values()))
+
+
+def test_another_training_s_checkpoint_is_refused(tmp_path):
+    quick(2, out=tmp_path)
+    with pytest.raises(ValueError, match="another training: seed is 0, wanted 1"):
+        quick(2, out=tmp_path, resume=True, seed=1)
+    with pytest.raises(ValueError, match="recipe is"):
+        quick(2, out=tmp_path, resume=True, recipe=Recipe(model=TINY, lr=2e-3))
+
+
+def test_weights_of_a_finished_run_load(tmp_path):
+    model, _ = quick(2, out=tmp_path)
+    again = DETR.from_pretrained(tmp_path / "weights")
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(model(image)["pred_boxes"], again(image)["pred_boxes"], rtol=1e-4, atol=1e-5)
+    assert again.class_names == model.class_names and not again.training
+
+
+def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pt"
+    save_checkpoint(file, this={}, step=1)
+
+    def half(state, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt): save_checkpoint(file, this={}, step=2)
+    assert load_checkpoint(file, {}, CPU)["step"] == 1
+
+
+@pytest.mark.slow
+def test_sigkill_never_breaks_a_checkpoint(tmp_path):
+    code = ("import sys; sys.path.insert(0, 'tests')\n"
+            "from test_train import quick\n"
+            f"quick(100000, out={str(tmp_path)!r}, save_every=1, resume=True)")
+    for wait in (0.3, 0.7):
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+        deadline = time.time() + 60
+        while not (tmp_path / "checkpoint.pt").exists() and time.time() < deadline: time.sleep(0.1)
+        time.sleep(wait)
+        child.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        child.wait()
+        state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        assert state["step"] >= 1 and all(v.isfinite().all() for v in state["model"].values())
+
+
+def test_diverging_is_named():
+    class Mad(ToyDetectionDataset):
+        def __getitem__(self, i):
+            image, target = super().__getitem__(i)
+            return image * float("nan"), target
+
+    with pytest.raises((FloatingPointError, ValueError), match="NaN|not finite"):
+        quick(2, data=Mad(8, image_size=32))
+
+
+def test_unknown_recipe():
+    with pytest.raises(ValueError, match="'laptop', 'paper', 'trees'"): find_recipe("desktop")
+
+
+def test_runs_load_only_what_was_asked_for_and_is_whole(tmp_path):
+    ask = dict(recipe=SHORT, batch_size=2, data=small, val=lambda: small(2, split="val"), progress=False,
+               weights=tmp_path / "weights")
+    first = load_or_train(tmp_path / "run", 2, **ask)
+    assert not first["loaded"] and first["history"][-1]["step"] == 2
+    second = load_or_train(tmp_path / "run", 2, **ask | dict(data=None, val=None))
+    assert second["loaded"] and second["history"] == as_json(first["history"])
+    assert not load_or_train(tmp_path / "run", 3, **ask)["loaded"]              # another configuration
+    assert load_or_train(tmp_path / "run", 3, **ask)["loaded"]
+    (tmp_path / "weights" / "model.safetensors").unlink()
+    assert not load_or_train(tmp_path / "run", 3, **ask)["loaded"]              # no longer whole
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stored["config"]["recipe"]["model"]["num_queries"] == 4 and stored["versions"]["torch"] == torch.__version__
+    numbers = sum(p.numel() for p in DETR(3, **TINY).parameters())
+    assert os.path.getsize(tmp_path / "weights" / "model.safetensors") < 2.2 * numbers + 2e4      # two bytes each
+
+
+def test_defaults_are_the_syllabus_s():
+    import inspect
+    p = inspect.signature(train_detr).parameters
+    assert list(p)[:2] == ["num_steps", "batch_size"] and (p["num_steps"].default, p["batch_size"].default) == (1000, 16)
+    assert all(v.kind is v.KEYWORD_ONLY for k, v in p.items() if k not in ("num_steps", "batch_size"))
