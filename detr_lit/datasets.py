@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TREES_WHEEL', 'TREES_SHA256', 'TREES_PHOTOS', 'TREES_CREDIT', 'Window', 'read_voc', 'read_photo', 'pip_download',
            'fetch_from_wheel', 'cache_dir', 'tree_files', 'tile_windows', 'boxes_in', 'PhotoTiles', 'random_window',
-           'turn', 'jitter_colours', 'TreeCrowns']
+           'turn', 'jitter_colours', 'haze', 'TreeCrowns']
 
 # %% ../nbs/16_real_images.ipynb #0b90f6f2
 import hashlib
@@ -180,7 +180,7 @@ class PhotoTiles(Dataset):
     photo: uint8 [3, H, W]; boxes: x0, y0, x1, y1 in pixels; labels in 1..K, by default all 1.
     """
     def __init__(self, photo: UInt8[Tensor, "3 H W"], boxes: Float[Tensor, "M 4"],
-                 labels: Int64[Tensor, " M"] | None = None, *, window: int = 208, image_size: int = 128):
+                 labels: Int64[Tensor, " M"] | None = None, *, window: int = 208, image_size: int = 160):
         if window < 1 or image_size < 1:
             raise ValueError(f"window and image_size should be at least 1 pixel; got {window} and {image_size}")
         self.photo, self.boxes, self.window, self.image_size = photo, boxes, window, image_size
@@ -253,6 +253,17 @@ def jitter_colours(
     pixels = ((pixels - mean) * math.exp(0.35 * contrast) + mean).clamp(0, 1)
     return (pixels ** math.exp(0.3 * gamma)).view_as(image)
 
+# %% ../nbs/16_real_images.ipynb #a1a8d314
+def haze(image: Float[Tensor, "3 H W"], rng: np.random.Generator, strength: float = 1.0) -> Float[Tensor, "3 H W"]:
+    "Other air, lens and sensor: level and contrast of each channel, now and then blur and noise; 0 changes nothing."
+    contrast, level = (strength * rng.uniform(-1, 1, (2, 3, 1, 1))).astype(np.float32)
+    mean = image.numpy().mean((1, 2), keepdims=True)
+    pixels = torch.from_numpy((image.numpy() - mean) * np.exp(0.2 * contrast) + mean + 0.08 * level)
+    blurred, noisy = rng.random(2) < 0.4
+    if strength and blurred: pixels = tvf.gaussian_blur(pixels, [5, 5], [float(rng.uniform(0.3, 0.3 + 0.6 * strength))])
+    if strength and noisy: pixels = pixels + torch.from_numpy(rng.normal(0, 0.025 * strength, pixels.shape).astype(np.float32))
+    return pixels.clamp(0, 1)
+
 # %% ../nbs/16_real_images.ipynb #bf822561
 class TreeCrowns(PhotoTiles):
     """Tree crowns from the air. Splits: "train" and "val" (Yellowstone), "osbs" (Florida), "soap" (California).
@@ -263,8 +274,8 @@ class TreeCrowns(PhotoTiles):
     class_names, credit = ("tree",), TREES_CREDIT
 
     def __init__(self, split: str, root: str | os.PathLike | None = None, download: bool = True, *,
-                 image_size: int = 128, window: int = 208, augment: bool | None = None, num_samples: int = 100_000,
-                 seed: int = 0, zoom: float = 1.33, jitter: float = 1.0):
+                 image_size: int = 160, window: int = 208, augment: bool | None = None, num_samples: int = 100_000,
+                 seed: int = 0, zoom: float = 1.33, jitter: float = 1.5):
         if split not in TREES_PHOTOS or zoom < 1 or num_samples < 1:
             raise ValueError(f"wanted a split of {', '.join(TREES_PHOTOS)}, zoom >= 1 and num_samples >= 1; "
                              f"got {split!r}, {zoom} and {num_samples}")
@@ -286,5 +297,6 @@ class TreeCrowns(PhotoTiles):
             raise IndexError(f"index {i} is not in 0..{self.num_samples - 1}")
         rng = np.random.default_rng((self.seed, i))
         image, boxes, labels = self.look(random_window(self.photo.shape[1:], self.boxes, rng, self.window, self.zoom))
-        image, boxes = turn(jitter_colours(image, rng, self.jitter), boxes, int(rng.integers(8)))
+        image = haze(jitter_colours(image, rng, self.jitter), rng, self.jitter)
+        image, boxes = turn(image, boxes, int(rng.integers(8)))
         return image, dict(boxes=box_convert(boxes, "xyxy", "cxcywh"), labels=labels)

@@ -2,13 +2,12 @@
 
 # %% auto #0
 __all__ = ['Images', 'Decoded', 'BUNDLED', 'Normalize', 'shrink_mask', 'as_batch', 'ImageToSet', 'position_encoding',
-           'grid_boxes', 'place_codes', 'cell_centres', 'Gaze', 'BoxedQueries', 'check_weights', 'bundled',
-           'find_weights', 'Pretrained', 'DETR', 'postprocess']
+           'grid_boxes', 'place_codes', 'BoxedQueries', 'check_weights', 'bundled', 'find_weights', 'Pretrained',
+           'DETR', 'postprocess']
 
 # %% ../nbs/08_detr.ipynb #417fe13e
 import contextlib
 import io
-import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from .backbone import Backbone
 from .data import pad_images
 from .decoder import TransformerDecoder
 from .encoder import TransformerEncoder
+from .gaze import cell_centres, look_near_boxes
 from .heads import DetrPredictionHeads
 from .position import LearnedPositionalEncoding2D, PositionalEncoding2D
 
@@ -88,7 +88,7 @@ class ImageToSet(nn.Module):
         x = self.backbone(self.normalize(images, mask))
         return x, mask if mask is None else shrink_mask(mask, tuple(x.shape[-2:]))
 
-    def decode(self, memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"], cells: Float[Tensor, "B L 2"],
+    def decode(self, memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"], cells: Float[Tensor, "B h w 2"],
                hidden: Bool[Tensor, "B L"] | None = None, attention: bool = False) -> Decoded:
         "Each decoder layer's queries [B, N, D], its (logits, boxes), and with `attention` its shares."
         queries = self.query_embed.weight.expand(len(memory), -1, -1)
@@ -137,40 +137,11 @@ def place_codes(
     return torch.cat([code.waves(y), code.waves(x)], -1)
 
 # %% ../nbs/08_detr.ipynb #63d6a13e
-def cell_centres(x: Float[Tensor, "B _ h w"], mask: Bool[Tensor, "B h w"] | None = None) -> Float[Tensor, "B L 2"]:
-    "The middle (x, y) of each token's cell, as a fraction of the picture without its padding, where `mask` is True."
-    inside = torch.ones_like(x[:, 0], dtype=torch.float32) if mask is None else (~mask).float()
-    number = torch.stack([inside.cumsum(2), inside.cumsum(1)], -1).flatten(1, 2)
-    return (number - 0.5) / number.amax(1, keepdim=True)
-
-# %% ../nbs/08_detr.ipynb #4e015d3e
-class Gaze(nn.Module):
-    """Where each head of a decoder layer looks: about a point near the query's box, and how far around it (SMCA).
-
-    Points and reach are linear in what the slot said last, in units of the box.
-    """
-    def __init__(self, d_model: int = 256, n_heads: int = 8):
-        super().__init__()
-        self.aim, angle = nn.Linear(d_model, 4 * n_heads), torch.arange(n_heads) * (2 * math.pi / n_heads)
-        nn.init.zeros_(self.aim.weight)
-        self.aim.bias.data = torch.stack([angle.cos() / 2, angle.sin() / 2, 0 * angle, 0 * angle], -1).flatten()
-
-    def forward(self, said: Float[Tensor, "B N D"], box: Float[Tensor, "B N 4"], cells: Float[Tensor, "B L 2"],
-                hidden: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B heads N L"]:
-        "A bias for the scores of attention: 0 at the point, less around it, -inf where hidden. Boxes before the sigmoid."
-        point, reach = self.aim(said).float().unflatten(-1, (-1, 4)).transpose(1, 2).split(2, -1)    # B, heads, N, 2
-        centre, size = box.float().sigmoid()[:, None].split(2, -1)
-        at, sharp = centre + size * point, 1 / (size * reach.exp() / 2).clamp(min=0.02)
-        (ax, ay), (sx, sy), (x, y) = at.split(1, -1), sharp.split(1, -1), cells[:, None].mT.split(1, -2)
-        bias = (-((x - ax) * sx).square() / 2 - ((y - ay) * sy).square() / 2).to(said.dtype)
-        return bias if hidden is None else bias.masked_fill(hidden[:, None, None], -torch.inf)
-
-# %% ../nbs/08_detr.ipynb #780f5763
 class BoxedQueries(ImageToSet):
     "`ImageToSet` for queries with a box each (as DAB-DETR): a layer looks from the box's place, and corrects the box."
     query_box: nn.Parameter | None; gaze: nn.ModuleList | None; temperature: float
 
-    def decode(self, memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"], cells: Float[Tensor, "B L 2"],
+    def decode(self, memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"], cells: Float[Tensor, "B h w 2"],
                hidden: Bool[Tensor, "B L"] | None = None, attention: bool = False) -> Decoded:
         "As in `ImageToSet`, and the very same if the queries have no boxes."
         if self.query_box is None: return super().decode(memory, pos, cells, hidden, attention)
@@ -179,7 +150,8 @@ class BoxedQueries(ImageToSet):
         outs, pairs, read = list[Tensor](), list[tuple[Tensor, Tensor]](), list[Tensor]()
         for layer, gaze in zip(self.decoder.layers, self.gaze or [None] * len(self.decoder.layers)):
             place = place_codes(box, queries.shape[-1], self.temperature).to(queries.dtype)
-            near = gaze(outs[-1] if outs else tgt, box, cells, hidden) if gaze else None
+            ask = (outs[-1] if outs else tgt) + queries + place
+            near = gaze(ask, box.float().sigmoid(), cells, hidden) if gaze else None
             tgt = layer(tgt, memory, pos, queries + place, None if gaze else hidden, need_weights=attention, bias=near)
             if attention: tgt, share = tgt; read.append(share)
             outs.append(self.decoder.norm(tgt))
@@ -257,15 +229,15 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
 
     `stride`, `dilation`, `norm`, `backbone_weights`: see `Backbone`. `dropout`, `pre_norm`: `TransformerEncoderLayer`.
     `position`, `temperature`: `position_encoding`. `no_object_prior`: `DetrPredictionHeads`. `query_boxes`: each query
-    owns a learned box, see `BoxedQueries`, at first on a grid, and with `gaze` looks near it, see `Gaze`. `class_names`
-    of 1..K travel with the weights, and so does `window`: trained on windows of window[0] pixels resized to window[1].
-    ValueError for what can't be built.
+    owns a learned box, see `BoxedQueries`, at first on a grid, and with a `gaze` looks near it: `look_near_boxes`.
+    `class_names` of 1..K travel with the weights, and so does `window`: trained on windows of window[0] pixels resized
+    to window[1]. ValueError for what can't be built.
     """
     def __init__(self, num_classes: int = 3, num_queries: int = 100, d_model: int = 256, n_heads: int = 8,
                  n_enc_layers: int = 6, n_dec_layers: int = 6, dim_ff: int = 2048, backbone_name: str = "resnet18", *,
                  dropout: float = 0.1, pre_norm: bool = False, stride: int = 32, dilation: bool = False,
                  norm: str = "frozen", backbone_weights: str | None = None, position: str = "sine",
-                 temperature: float = 10000.0, query_boxes: bool = False, gaze: bool = False,
+                 temperature: float = 10000.0, query_boxes: bool = False, gaze: str | None = None,
                  no_object_prior: float | None = None, class_names: list[str] | None = None,
                  window: list[int] | None = None):
         super().__init__()
@@ -278,11 +250,11 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
         layer: Any = dict(d_model=d_model, n_heads=n_heads, dim_ff=dim_ff, dropout=dropout, pre_norm=pre_norm)
         self.encoder = TransformerEncoder(n_enc_layers, **layer)
         self.decoder = TransformerDecoder(n_dec_layers, **layer)
+        self.gaze = look_near_boxes(self.decoder, gaze, d_model, n_heads)
         for p in (*self.encoder.parameters(), *self.decoder.parameters()):
             if p.dim() > 1: nn.init.xavier_uniform_(p)
-        if gaze and not query_boxes: raise ValueError("gaze=True wants query_boxes=True: it looks near a query's box")
+        if gaze and not query_boxes: raise ValueError(f"gaze={gaze!r} wants query_boxes=True: it looks near the boxes")
         self.query_embed, self.query_box = nn.Embedding(num_queries, d_model), None
-        self.gaze = nn.ModuleList([Gaze(d_model, n_heads) for _ in range(n_dec_layers)]) if gaze else None
         self.heads = DetrPredictionHeads(d_model, num_classes, no_object_prior=no_object_prior)
         if query_boxes:
             self.query_box = nn.Parameter(grid_boxes(num_queries))

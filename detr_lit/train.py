@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SHOWN', 'Recipe', 'orthogonal', 'Muon', 'make_optimizers', 'Batches', 'precision', 'save_checkpoint',
-           'load_checkpoint', 'Trainer', 'new_model', 'restore', 'report', 'as_json', 'find_recipe', 'train_detr',
-           'checksum', 'versions', 'load_or_train', 'curve']
+           'load_checkpoint', 'follow', 'Trainer', 'new_model', 'restore', 'report', 'as_json', 'find_recipe',
+           'train_detr', 'checksum', 'versions', 'load_or_train', 'curve']
 
 # %% ../nbs/09_train.ipynb #1bd6f843
 import hashlib
@@ -39,7 +39,8 @@ class Recipe:
 
     model: keyword arguments of `DETR`. lr, lr_backbone: AdamW's step sizes. muon: if not 0, the step size of `Muon`,
     for the matrices of backbone, encoder and decoder. clip: longest gradient. warmup: steps of linear growth.
-    schedule: "constant" or "cosine" (falls to zero). bf16: bfloat16 where the processor has it.
+    schedule: "constant" or "cosine" (falls to zero). average: if not 0, the model that is judged and kept is a moving
+    average of the weights, with so much of the old at every step. bf16: bfloat16 where the processor is quick with it.
     """
     model: dict[str, Any] = field(default_factory=dict)
     lr: float = 1e-4
@@ -51,6 +52,7 @@ class Recipe:
     warmup: int = 0
     schedule: str = "constant"
     noobj_weight: float = 0.1
+    average: float = 0.0
     bf16: bool = False
 
     def factor(self, step: int, num_steps: int) -> float:
@@ -64,11 +66,13 @@ RECIPES = dict(
     laptop=Recipe(
         model=dict(num_queries=16, d_model=128, n_heads=4, n_enc_layers=1, n_dec_layers=3, dim_ff=512,
                    backbone_name="convnet", stride=16, norm="batch", dropout=0.0, pre_norm=True, temperature=20.0,
-                   query_boxes=True, no_object_prior=0.9),
+                   query_boxes=True, gaze="soft", no_object_prior=0.9),
         lr=1e-3, lr_backbone=1e-3, muon=0.02, beta2=0.98, clip=1.0, noobj_weight=0.2, warmup=50, schedule="cosine",
         bf16=True),
 )
-RECIPES["trees"] = replace(RECIPES["laptop"], model=RECIPES["laptop"].model | dict(num_queries=40, stride=8, norm="group"))
+RECIPES["trees"] = replace(
+    RECIPES["laptop"], lr=1.5e-3, lr_backbone=1.5e-3, muon=0.0, average=0.995, model=RECIPES["laptop"].model | dict(
+        num_queries=64, n_enc_layers=0, stride=8, norm="group", dropout=0.1, gaze="points"))
 
 # %% ../nbs/09_train.ipynb #f10910f2
 def orthogonal(m: Float[Tensor, "n R C"], steps: int = 4) -> Float[Tensor, "n R C"]:
@@ -152,10 +156,11 @@ class Batches(Sampler):
 # %% ../nbs/09_train.ipynb #4e379d93
 @contextmanager
 def precision(device: torch.device, bf16: bool) -> Iterator[None]:
-    "bfloat16 for matrix products where wanted and had; on a CPU plain attention, quicker there for short sequences."
+    "bfloat16 for matrix products where wanted and quick; on a CPU plain attention, quicker there for short sequences."
     plain, on_cpu = [SDPBackend.MATH], device.type == "cpu"
     fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, *plain]
-    has = torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)               # the oldest torch can't tell
+    has = amx() if on_cpu else torch.cuda.is_bf16_supported()
     with sdpa_kernel(plain if on_cpu else fused), torch.autocast(device.type, torch.bfloat16, enabled=bf16 and has):
         yield
 
@@ -176,13 +181,21 @@ def load_checkpoint(path: Path, this: dict[str, Any], device: torch.device) -> d
     return state
 
 # %% ../nbs/09_train.ipynb #fe4fc5e4
+@torch.no_grad()
+def follow(model: nn.Module, average: nn.Module, keep: float) -> None:
+    "Move an average of a model's weights a little towards them; what isn't a fraction (a counter) is copied."
+    for mean, now in zip(average.state_dict().values(), model.state_dict().values()):
+        mean.lerp_(now, 1 - keep) if mean.is_floating_point() else mean.copy_(now)
+
+# %% ../nbs/09_train.ipynb #869026f8
 class Trainer:
-    "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch."
+    "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch. `result` is to be kept."
     def __init__(self, model: DETR, recipe: Recipe, device: torch.device):
         self.recipe, self.device = recipe, device
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.criterion = DetrLoss(model.num_classes, noobj_weight=recipe.noobj_weight).to(device)
         self.optimizers = make_optimizers(model, recipe)
+        self.result = deepcopy(self.model) if recipe.average else self.model
 
     def step(self, batch: tuple, factor: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
@@ -199,11 +212,12 @@ class Trainer:
         for o in self.optimizers:
             for g in o.param_groups: g["lr"] = g["initial_lr"] * factor
             o.step()
+        if self.result is not self.model: follow(self.model, self.result, self.recipe.average)
         return losses | dict(grad_norm=norm), outputs, targets
 
     def state(self) -> dict[str, Any]:
-        return dict(model=self.model.state_dict(), optimizers=[o.state_dict() for o in self.optimizers],
-                    rng=torch.get_rng_state())
+        return dict(model=self.model.state_dict(), result=self.result.state_dict(),
+                    optimizers=[o.state_dict() for o in self.optimizers], rng=torch.get_rng_state())
 
 # %% ../nbs/09_train.ipynb #9ac2ec4f
 SHOWN = ("loss_class", "loss_bbox", "loss_giou", "no_object", "cardinality_error", "AP50")
@@ -221,6 +235,7 @@ def restore(trainer: Trainer, state: dict[str, Any] | None) -> tuple[int, float,
     "Back to a checkpoint, or to the beginning: (step, seconds, history)."
     if state is None: return 0, 0.0, []
     trainer.model.load_state_dict(state["model"])
+    trainer.result.load_state_dict(state["result"])
     for o, s in zip(trainer.optimizers, state["optimizers"]): o.load_state_dict(s)
     torch.set_rng_state(state["rng"].cpu())
     return state["step"], state["seconds"], state["history"]
@@ -270,13 +285,13 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
         seconds += time.perf_counter() - began
         look = val is not None and (done == num_steps or (eval_every > 0 and done % eval_every == 0))
         if look or done % log_every == 0 or done == num_steps:
-            scores = evaluate(trainer.model, val) if look else {}
+            scores = evaluate(trainer.result, val) if look else {}
             history.append(dict(step=done, seconds=seconds) | report(trainer, losses, outputs, targets) | scores)
             bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
         if out and (done % save_every == 0 or done == num_steps):
             save_checkpoint(file, this=this, step=done, seconds=seconds, history=history, **trainer.state())
-    if out: trainer.model.save_pretrained(Path(out) / "weights")
-    return trainer.model.eval(), history
+    if out: trainer.result.save_pretrained(Path(out) / "weights")
+    return trainer.result.eval(), history
 
 # %% ../nbs/09_train.ipynb #3ed550a5
 def checksum(path: Path) -> str:

@@ -18,7 +18,7 @@ def run(*words):
 
 @pytest.fixture
 def picture(tmp_path):
-    torchvision.utils.save_image(ToyDetectionDataset(4, split="test")[1][0], tmp_path / "shapes.png")
+    torchvision.utils.save_image(ToyDetectionDataset(10, split="test")[4][0], tmp_path / "shapes.png")
     return tmp_path / "shapes.png"
 
 

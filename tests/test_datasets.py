@@ -24,6 +24,7 @@ from detr_lit.datasets import (
     boxes_in,
     cache_dir,
     fetch_from_wheel,
+    haze,
     jitter_colours,
     pip_download,
     random_window,
@@ -363,6 +364,25 @@ def test_jitter():
     assert many.mean((2, 3)).std(0).min() > 0.05                          # every channel moves
     weak = torch.stack([jitter_colours(image, rng(k), 0.2) for k in range(200)])
     assert (weak - image).abs().mean() < 0.5 * (many - image).abs().mean()
+
+
+def test_haze():
+    rng, image = np.random.default_rng, torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(haze(image, rng(0), 0.0), image, atol=1e-5)
+    assert torch.equal(haze(image, rng(1)), haze(image, rng(1)))
+    before = image.clone()
+    many = torch.stack([haze(image, rng(k)) for k in range(200)])
+    assert torch.equal(image, before) and many.dtype == torch.float32
+    assert many.min() >= 0 and many.max() <= 1 and many.isfinite().all()
+    assert many.mean((2, 3)).std(0).min() > 0.02                          # every channel moves,
+    moved = many.mean((2, 3)) - image.mean((1, 2))
+    assert torch.corrcoef(moved.T)[0, 1].abs() < 0.3                      # each by itself
+    flat = torch.full((3, 16, 16), 0.5)
+    noise = torch.tensor([haze(flat, rng(k)).std((1, 2)).max().item() for k in range(200)])
+    assert 0.25 < (noise > 1e-3).float().mean() < 0.55                    # noise in two of five
+    edge = torch.cat([torch.zeros(3, 16, 8), torch.ones(3, 16, 8)], -1)
+    soft = torch.tensor([len(haze(edge, rng(k))[0, 8].unique()) for k in range(200)])
+    assert 0.25 < ((noise < 1e-3) & (soft > 2)).float().sum() / (noise < 1e-3).sum() < 0.55    # blur as well
 
 
 # the dataset

@@ -14,16 +14,15 @@ from detr_lit.backbone import freeze_stem
 from detr_lit.data import collate, pad_images
 from detr_lit.detr import (
     DETR,
-    Gaze,
     as_batch,
     bundled,
-    cell_centres,
     find_weights,
     grid_boxes,
     place_codes,
     postprocess,
     shrink_mask,
 )
+from detr_lit.gaze import cell_centres
 from detr_lit.loss import DetrLoss
 from detr_lit.position import PositionalEncoding2D
 
@@ -82,7 +81,8 @@ def test_names_of_the_weights_stay():
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, dict(query_boxes=True), dict(query_boxes=True, gaze=True), dict(pre_norm=True), dict(position="learned"),
+        {}, dict(query_boxes=True), dict(query_boxes=True, gaze="soft"), dict(query_boxes=True, gaze="points"),
+        dict(pre_norm=True), dict(position="learned"),
         dict(n_dec_layers=1),
     ],
 )
@@ -140,7 +140,8 @@ def test_mask_shrinks_by_nearest_pixel():
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, dict(pre_norm=True), dict(query_boxes=True, temperature=20.0), dict(query_boxes=True, gaze=True),
+        {}, dict(pre_norm=True), dict(query_boxes=True, temperature=20.0), dict(query_boxes=True, gaze="soft"),
+        dict(query_boxes=True, gaze="points"),
         dict(position="learned"),
     ],
 )
@@ -195,7 +196,10 @@ def test_attention(pre_norm, images):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, dict(query_boxes=True, gaze=True), dict(backbone_name="resnet18", norm="frozen", stride=32)],
+    [
+        {}, dict(query_boxes=True, gaze="soft"), dict(query_boxes=True, gaze="points"),
+        dict(backbone_name="resnet18", norm="frozen", stride=32),
+    ],
 )
 def test_gradient_reaches_every_parameter(changes, images):
     model = DETR(**(SMALL | dict(dropout=0.0) | changes))
@@ -208,8 +212,7 @@ def test_gradient_reaches_every_parameter(changes, images):
         optimiser.step()
     strength = {name: p.grad.abs().max().item() for name, p in model.named_parameters()}
     idle = {name for name, s in strength.items() if s <= 1e-8 * max(strength.values())}
-    first = {"decoder.layers.0.self_attn.in_proj_weight"}  # its values are one constant: appendix A.3
-    assert idle == first | ({"gaze.0.aim.weight"} if model.gaze else set())  # nothing has been said yet
+    assert idle == {"decoder.layers.0.self_attn.in_proj_weight"}  # its values are one constant: appendix A.3
 
 
 def test_half_precision_model_and_autocast(images):
@@ -263,7 +266,7 @@ def test_bad_lists_are_refused(bad):
         (dict(position="sinus"), "position is 'sinus'"),
         (dict(norm="layer"), "norm is 'layer'"),
         (dict(backbone_name="resnet17"), "resnet17"),
-        (dict(gaze=True), "gaze=True wants query_boxes=True"),
+        (dict(gaze="soft"), "gaze='soft' wants query_boxes=True"), (dict(gaze="hard"), "gaze is 'hard'"),
         (dict(num_classes=0), "num_classes is 0"),
         (dict(num_queries=0), "num_queries is 0"),
         (dict(n_dec_layers=0), "n_dec_layers is 0"),
@@ -342,39 +345,11 @@ def test_boxed_queries_by_hand(images):
     assert (first != 0).all()
 
 
-def test_cell_centres():
-    plain = cell_centres(torch.zeros(1, 8, 2, 4))[0].unflatten(0, (2, 4))
-    torch.testing.assert_close(plain[1, 2], torch.tensor([2.5 / 4, 1.5 / 2]))  # x before y
-    mask = torch.ones(1, 5, 7, dtype=torch.bool)
-    mask[:, :2, :4] = False
-    padded = cell_centres(torch.zeros(1, 8, 5, 7), mask)[0].unflatten(0, (5, 7))
-    torch.testing.assert_close(padded[:2, :4], plain)
-    assert padded.isfinite().all()
-
-
-def test_gaze_by_hand():
-    "-((x - ax) / sx)^2 / 2 - ((y - ay) / sy)^2 / 2 about each head's point, in boxes; -inf on padding."
-    gaze, cells = Gaze(8, n_heads=2), cell_centres(torch.zeros(1, 8, 4, 6))
-    torch.nn.init.normal_(gaze.aim.weight, std=0.3)
-    said, box = torch.randn(1, 3, 8), torch.rand(1, 3, 4).logit()
-    hidden = torch.zeros(1, 24, dtype=torch.bool)
-    hidden[0, -2:] = True
-    bias = gaze(said, box, cells, hidden)
-    assert bias.shape == (1, 2, 3, 24) and (bias[..., -2:] == -torch.inf).all()
-    for n in range(3):
-        cx, cy, w, h = box[0, n].sigmoid().tolist()
-        for head, (px, py, rx, ry) in enumerate(gaze.aim(said[0, n]).view(2, 4).tolist()):
-            for cell, (x, y) in enumerate(cells[0, :-2].tolist()):
-                sx, sy = max(w * math.exp(rx) / 2, 0.02), max(h * math.exp(ry) / 2, 0.02)
-                wanted = -(((x - cx - w * px) / sx) ** 2) / 2 - ((y - cy - h * py) / sy) ** 2 / 2
-                assert bias[0, head, n, cell].item() == pytest.approx(wanted, rel=1e-3, abs=1e-4)
-
-
 def test_gaze_draws_attention_to_the_box(images):
     "Untrained, a query of a DETR with gaze reads near its own box, each head on another side of it."
-    model = small(num_queries=9, query_boxes=True, gaze=True, temperature=20.0)
+    model = small(num_queries=9, query_boxes=True, gaze="soft", temperature=20.0)
     out = model(images, return_attention=True)
-    cells = cell_centres(torch.zeros(3, 1, *out["feature_size"]))
+    cells = cell_centres(torch.zeros(3, 1, *out["feature_size"])).flatten(1, 2)
     middle = out["decoder_attention"][0] @ cells[:, None]  # images, heads, queries, (x, y)
     here = grid_boxes(9).sigmoid()[:, :2]
     assert (middle.mean(1) - here).abs().max() < 0.06
@@ -382,28 +357,42 @@ def test_gaze_draws_attention_to_the_box(images):
     assert middle[:, 1, :, 1].mean() > middle[:, 3, :, 1].mean() + 0.02  # below above
 
 
-def test_each_layer_gazes_by_what_the_last_one_said(images):
-    model = small(query_boxes=True, gaze=True)
+@pytest.mark.parametrize("how", ["soft", "points"])
+def test_each_layer_asks_by_what_the_last_one_said_its_query_and_its_place(images, how):
+    model = small(query_boxes=True, gaze=how)
     torch.nn.init.normal_(model.heads.bbox_head[-1].weight, std=0.2)
-    seen, said = [], []
+    seen, said = [], [torch.zeros(3, 6, 32)]
     for gaze in model.gaze:
         gaze.register_forward_pre_hook(lambda m, args: seen.append(args[:2]))
     model.decoder.norm.register_forward_hook(lambda m, args, y: said.append(y))
     out = model(images)
-    boxes = [layer["pred_boxes"] for layer in out["aux_outputs"]]
-    assert (seen[0][0] == 0).all() and len(seen) == 3
-    for (heard, box), before, found in zip(seen[1:], said, boxes):
-        assert torch.equal(heard, before)
-        torch.testing.assert_close(box.sigmoid(), found, atol=1e-4, rtol=0)
+    boxes = [grid_boxes(6).sigmoid().expand(3, -1, -1), *(layer["pred_boxes"] for layer in out["aux_outputs"])]
+    assert len(seen) == 3
+    for (ask, box), before, found in zip(seen, said, boxes):
+        torch.testing.assert_close(box, found, atol=1e-4, rtol=0)
+        wanted = before + model.query_embed.weight + place_codes(box.logit(), 32)
+        torch.testing.assert_close(ask, wanted, atol=1e-3, rtol=0)
 
 
-def test_gaze_works_in_half_precision(images):
-    model = small(query_boxes=True, gaze=True).train()
+def test_points_read_what_their_boxes_hold_and_nothing_else(images):
+    "Change the picture far from a query's box: the shares stay, and an untrained one-layer model's answer does."
+    model = small(num_queries=4, query_boxes=True, gaze="points", n_enc_layers=0, n_dec_layers=1)
+    x = torch.randn(1, 32, 8, 8)
+    far = x.clone()
+    far[:, :, :, 5:] += 1.0  # the right third; the boxes of queries 0 and 2 end at 3 / 8
+    with torch.no_grad():
+        (a,), (b,) = model.transform(x)[0], model.transform(far)[0]
+    assert torch.equal(a[:, [0, 2]], b[:, [0, 2]]) and (a[:, [1, 3]] - b[:, [1, 3]]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("how", ["soft", "points"])
+def test_gaze_works_in_half_precision(images, how):
+    model = small(query_boxes=True, gaze=how).train()
     exact = model(images)["pred_boxes"]
     with torch.autocast("cpu", torch.bfloat16):
         out = model(images, torch.zeros(3, 64, 96, dtype=torch.bool))
     assert (out["pred_boxes"] - exact).abs().max() < 0.02
-    assert small(query_boxes=True, gaze=True).bfloat16()(images)["pred_boxes"].isfinite().all()
+    assert small(query_boxes=True, gaze=how).bfloat16()(images)["pred_boxes"].isfinite().all()
     out["pred_logits"].float().pow(2).sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_precision_changes_products_and_not_the_result_type_of_the_loss():
     trainer = Trainer(DETR(3, **TINY), SHORT, CPU)
     with precision(CPU, True):
         out = trainer.model(torch.rand(2, 3, 64, 64))
-    has = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     assert out["pred_logits"].dtype == (torch.bfloat16 if has else torch.float32)
     losses, _, _ = Trainer(DETR(3, **TINY), Recipe(bf16=True), CPU).step(collate([small()[0], small()[1]]))
     assert losses["total"].dtype == torch.float32
@@ -157,6 +158,20 @@ def test_gradient_is_clipped():
     assert torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm() <= 1.01e-3
 
 
+def test_the_result_is_a_moving_average():
+    trainer, batch = Trainer(DETR(3, **TINY), replace(SHORT, average=0.8), CPU), collate([small()[0], small()[1]])
+    wanted = {k: v.double() for k, v in trainer.model.state_dict().items()}
+    for _ in range(3):
+        trainer.step(batch)
+        now = trainer.model.state_dict()
+        wanted = {k: 0.8 * v + 0.2 * now[k] if now[k].is_floating_point() else now[k] for k, v in wanted.items()}
+    for k, v in trainer.result.state_dict().items():
+        torch.testing.assert_close(v, wanted[k].to(v.dtype), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(trainer.result.query_embed.weight, trainer.model.query_embed.weight)
+    plain = Trainer(DETR(3, **TINY), SHORT, CPU)
+    assert plain.result is plain.model
+
+
 def test_gradients_do_not_pile_up():
     still = Recipe(lr=0.0, lr_backbone=0.0, weight_decay=0.0, clip=1e9)
     trainer, batch = Trainer(DETR(3, **TINY | dict(dropout=0.0)), still, CPU), collate([small()[0], small()[1]])
@@ -169,9 +184,9 @@ def test_same_seed_same_weights_other_seed_others():
     assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a["query_embed.weight"], c["query_embed.weight"])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resumed_is_bit_equal(tmp_path, workers):
-    straight, _ = quick(6, num_workers=workers)
+@pytest.mark.parametrize("workers, recipe", [(0, SHORT), (1, SHORT), (0, replace(SHORT, average=0.5))])
+def test_resumed_is_bit_equal(tmp_path, workers, recipe):
+    straight, _ = quick(6, recipe=recipe, num_workers=workers)
 
     class Enough(Exception): pass
 
@@ -179,8 +194,8 @@ def test_resumed_is_bit_equal(tmp_path, workers):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
         patch.setattr("detr_lit.train.evaluate", evaluate_and_die)
-        quick(6, out=tmp_path, save_every=2, eval_every=5, val=small(2), num_workers=workers)
-    resumed, history = quick(6, out=tmp_path, resume=True, num_workers=workers)
+        quick(6, recipe=recipe, out=tmp_path, save_every=2, eval_every=5, val=small(2), num_workers=workers)
+    resumed, history = quick(6, recipe=recipe, out=tmp_path, resume=True, num_workers=workers)
     assert history[0]["step"] == 6
     assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values()))
 

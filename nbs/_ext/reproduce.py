@@ -12,12 +12,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from detr_lit.cli import open_data
+from detr_lit.data import ToyDetectionDataset
+from detr_lit.datasets import TreeCrowns
 from detr_lit.train import Recipe, load_or_train
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "nbs" / "runs"
 TOLERANCE = {"toy": 0.05, "trees": 0.10}
+
+
+def data_of(task: str, seed: int):
+    "What the chapters train and judge on: the photographs are the copies that lie beside them."
+    if task == "toy": return ToyDetectionDataset(1_000_000, seed=seed), ToyDetectionDataset(500, split="val")
+    photos = RUNS / "tree_photos"
+    return TreeCrowns("train", photos, seed=seed, num_samples=1_000_000), TreeCrowns("val", photos)
 
 
 def remake(folder: Path, into: Path) -> tuple[dict, dict]:
@@ -27,7 +35,7 @@ def remake(folder: Path, into: Path) -> tuple[dict, dict]:
     recipe, task, steps = Recipe(**config.pop("recipe")), config["task"], config.pop("num_steps")
     kept = [f for f in old["files"] if f.endswith("model.safetensors")]
     weights = (folder / kept[0]).resolve().parent if kept and into == folder else into / "weights" if kept else None
-    train, val = open_data(task, config["seed"])
+    train, val = data_of(task, config["seed"])
     return old, load_or_train(into, steps, recipe=recipe, weights=weights, again=True, data=train, val=val, **config)
 
 
