@@ -1,6 +1,7 @@
 """The built site: whole, offline, readable on a phone, by a screen reader, in the dark. In headless Chromium."""
 
 import functools
+import html
 import http.server
 import re
 import shutil
@@ -210,6 +211,16 @@ def test_every_link_leads_somewhere(site):
             elif anchor and target in pages and unquote(anchor) not in pages[target].ids:
                 bad.append(f"{name} -> {link} (no such place on the page)")
     assert not bad, "\n".join(bad[:20])
+
+
+def test_no_markup_is_left_on_a_page(site):
+    "A table or a directive that was not understood stands on the page as text."
+    left = {}
+    for page in (site / "nbs").glob("*.html"):
+        bare = re.sub(r"<(pre|script|code)\b.*?</\1>", "", page.read_text("utf-8"), flags=re.S)
+        text = html.unescape(re.sub(r"<[^>]+>", " ", bare))
+        if found := re.findall(r"\|[-–—:]+\||```|\{[a-z]+-[a-z]+\}|\{[a-z]+\}`", text): left[page.name] = found
+    assert not left, left
 
 
 def test_badges_lead_to_the_line(site):
