@@ -374,8 +374,8 @@ def test_each_layer_asks_by_what_the_last_one_said_its_query_and_its_place(image
         torch.testing.assert_close(ask, wanted, atol=1e-3, rtol=0)
 
 
-def test_points_read_what_their_boxes_hold_and_nothing_else(images):
-    "Change the picture far from a query's box: the shares stay, and an untrained one-layer model's answer does."
+def test_points_read_what_their_boxes_hold_and_nothing_else():
+    "What changes far from its box does not change a query's answer, after one decoder layer and without an encoder."
     model = small(num_queries=4, query_boxes=True, gaze="points", n_enc_layers=0, n_dec_layers=1)
     x = torch.randn(1, 32, 8, 8)
     far = x.clone()
