@@ -11,10 +11,11 @@ from detr_lit.inference import predict, predict_and_visualize
 from detr_lit.loss import DetrLoss
 from detr_lit.matcher import HungarianMatcher
 from detr_lit.position import LearnedPositionalEncoding2D, PositionalEncoding2D
+from detr_lit.pretrained import as_transformers, evaluate_coco, load_official, refit
 from detr_lit.train import RECIPES, Recipe, train_detr
 
 __all__ = [
     "DETR", "RECIPES", "Backbone", "DetrLoss", "DetrPredictionHeads", "HungarianMatcher", "LearnedPositionalEncoding2D", "PositionalEncoding2D", "Recipe",
-    "ToyDetectionDataset", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns", "collate",
-    "pad_images", "postprocess", "predict", "predict_and_visualize", "train_detr",
+    "ToyDetectionDataset", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns", "as_transformers", "collate",
+    "evaluate_coco", "load_official", "pad_images", "postprocess", "predict", "predict_and_visualize", "refit", "train_detr",
 ]

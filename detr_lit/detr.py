@@ -2,19 +2,19 @@
 
 # %% auto #0
 __all__ = ['Images', 'Decoded', 'BUNDLED', 'Normalize', 'shrink_mask', 'as_batch', 'ImageToSet', 'position_encoding',
-           'grid_boxes', 'place_codes', 'BoxedQueries', 'check_weights', 'bundled', 'find_weights', 'Pretrained',
-           'DETR', 'postprocess']
+           'grid_boxes', 'place_codes', 'BoxedQueries', 'check_weights', 'bundled', 'find_weights', 'model_card',
+           'Pretrained', 'DETR', 'postprocess']
 
 # %% ../nbs/08_detr.ipynb #417fe13e
-import contextlib
-import io
+import contextlib, io
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import EvalResult, ModelCard, PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -192,14 +192,35 @@ def find_weights(name: str | Path) -> str | Path:
     return bundled(str(name))
 
 # %% ../nbs/08_detr.ipynb #79f1ddcd
+def model_card(model: Any, metrics: dict[str, float] | None = None, data: str = "unnamed data") -> ModelCard:
+    "The README that goes with a model's weights: classes, how to load it, and `metrics` (name: value) on `data`."
+    head = deepcopy(model._hub_mixin_info.model_card_data)
+    head.model_name, head.eval_results = "detr_lit", [
+        EvalResult("object-detection", data, data, k, v) for k, v in (metrics or {}).items()]
+    rows = "\n".join(f"| {k} | {v:.3f} |" for k, v in (metrics or {}).items())
+    numbers = f"Measured on {data}:\n\n| metric | value |\n|---|---|\n{rows}" if rows else "No metrics were given."
+    return ModelCard(f"---\n{head.to_yaml()}\n---\n\n# DETR with {model.num_queries} queries\n\n"
+                     f"It finds: {', '.join(model.class_names)}.\n\n{numbers}\n\n"
+                     "```python\nfrom detr_lit import DETR\nmodel = DETR.from_pretrained(\"...\")\n```\n")
+
+# %% ../nbs/08_detr.ipynb #fb29f9af
 class Pretrained(PyTorchModelHubMixin):
-    "`save_pretrained(folder)` and `from_pretrained(name)` for a model: config.json and model.safetensors, no pickles."
+    """`save_pretrained(folder)`, `push_to_hub(name)`, `from_pretrained(name)`: config.json, model.safetensors, no pickles.
+
+    `model_card_kwargs=dict(metrics=..., data=...)` of the first two goes to `model_card`. `sources`: further names, each
+    with a function that makes the model.
+    """
+    sources: ClassVar[dict[str, Any]] = {}
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard: return model_card(self, *args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, name: str | Path, **kwargs: Any) -> Any:  # type: ignore[override]
         """A model in eval mode, in float32, from what `find_weights` finds; keyword arguments overrule its config.json.
 
         Raises FileNotFoundError where there is nothing, ValueError for another architecture's weights or a broken file.
         """
+        if str(name) in cls.sources: return cls.sources[str(name)](**kwargs)
         with contextlib.redirect_stdout(io.StringIO()):            # the mixin prints a line
             return super().from_pretrained(find_weights(name), **{"backbone_weights": None, "strict": True, **kwargs})
 

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SHOWN', 'Recipe', 'orthogonal', 'Muon', 'make_optimizers', 'Batches', 'precision', 'save_checkpoint',
-           'load_checkpoint', 'follow', 'Trainer', 'new_model', 'restore', 'report', 'as_json', 'find_recipe',
-           'train_detr', 'checksum', 'versions', 'load_or_train', 'curve']
+           'load_checkpoint', 'follow', 'Trainer', 'new_model', 'same_classes', 'restore', 'report', 'as_json',
+           'find_recipe', 'train_detr', 'checksum', 'versions', 'load_or_train', 'curve']
 
 # %% ../nbs/09_train.ipynb #1bd6f843
 import hashlib
@@ -231,6 +231,12 @@ def new_model(data: Any, recipe: Recipe, seed: int) -> DETR:
                 window=side and [getattr(data, "window", side), side], **recipe.model)
 
 
+def same_classes(model: DETR, data: Any) -> DETR:
+    "The model, if its classes are the data's; else ValueError."
+    if model.class_names == list(data.class_names): return model
+    raise ValueError(f"the model knows {model.class_names}, the data have {list(data.class_names)}; see `refit`")
+
+
 def restore(trainer: Trainer, state: dict[str, Any] | None) -> tuple[int, float, list]:
     "Back to a checkpoint, or to the beginning: (step, seconds, history)."
     if state is None: return 0, 0.0, []
@@ -260,20 +266,22 @@ def find_recipe(recipe: Recipe | str) -> Recipe:
 
 # %% ../nbs/09_train.ipynb #a029f9f8
 def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | str = "laptop", data: Any = None,
-               val: Any = None, seed: int = 0, out: str | Path | None = None, resume: bool = False, eval_every: int = 0,
-               log_every: int = 10, save_every: int = 100, num_workers: int = 0, device: str | None = None,
-               progress: bool = True) -> tuple[DETR, list[dict[str, int | float]]]:
+               val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
+               resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100,
+               num_workers: int = 0, device: str | None = None, progress: bool = True
+               ) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
-    COCO's numbers every `eval_every` steps and at the end. out: folder for `checkpoint.pt` (every `save_every` steps)
-    and, at the end, `weights`. resume: go on from that checkpoint, to the weights that an undisturbed run has.
-    Raises ValueError for an unknown recipe or another training's checkpoint, FloatingPointError for a loss not finite.
+    COCO's numbers every `eval_every` steps and at the end. model: one to go on with, trained in place; None for a new
+    one. out: folder for `checkpoint.pt` (every `save_every` steps) and, at the end, `weights`. resume: go on from that
+    checkpoint, to the weights that an undisturbed run has. Raises ValueError for an unknown recipe, a model for other
+    classes or another training's checkpoint, FloatingPointError for a loss not finite.
     """
     recipe, file = find_recipe(recipe), Path(out or ".") / "checkpoint.pt"
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = ToyDetectionDataset(1_000_000, seed=seed) if data is None else data
-    trainer = Trainer(new_model(data, recipe, seed), recipe, where)
+    trainer = Trainer(new_model(data, recipe, seed) if model is None else same_classes(model, data), recipe, where)
     this = as_json(dict(recipe=asdict(recipe), num_steps=num_steps, batch_size=batch_size, seed=seed))
     start, seconds, history = restore(trainer, load_checkpoint(file, this, where) if resume and file.exists() else None)
     loader = iter(DataLoader(data, batch_sampler=Batches(len(data), batch_size, seed, start, num_steps), collate_fn=collate,

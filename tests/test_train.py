@@ -245,6 +245,15 @@ def test_sigkill_never_breaks_a_checkpoint(tmp_path):
         assert state["step"] >= 1 and all(v.isfinite().all() for v in state["model"].values())
 
 
+def test_a_model_can_go_on_and_must_know_the_classes():
+    model, _ = quick(2)
+    before = model.heads.class_head.weight.clone()
+    again, _ = quick(2, model=model)
+    assert again is model and not torch.equal(before, model.heads.class_head.weight)
+    stranger = DETR(2, class_names=["cat", "dog"], **TINY)
+    with pytest.raises(ValueError, match="the model knows .'cat', 'dog'.*see `refit`"): quick(2, model=stranger)
+
+
 def test_diverging_is_named():
     class Mad(ToyDetectionDataset):
         def __getitem__(self, i):
