@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Target', 'SHAPES', 'SPLITS', 'show_boxes', 'shape_mask', 'tight_box', 'random_shape', 'paint_scene',
-           'ToyDetectionDataset', 'pad_images', 'collate']
+           'ToyDetectionDataset', 'pad_images', 'check_pixels', 'collate']
 
 # %% ../nbs/00_data.ipynb #ab62cb6d
 import operator
@@ -28,11 +28,15 @@ def show_boxes(ax: Axes, image: Float[Tensor, "3 H W"] | None, boxes: Float[Tens
     A box is named by its class (by its number without `class_names`) or, if `labels` are strings, by its string.
     `colors` holds one for each box; without it each class has its own.
     """
+    for name, x in [("labels", labels), ("colors", colors)]:
+        if x is not None and len(x) != len(boxes): raise ValueError(f"{name} are {len(x)}; there are {len(boxes)} boxes")
     H, W = (1, 1) if image is None else image.shape[1:]
     ax.set(xlim=(0, W), ylim=(H, 0), aspect="equal"); ax.set_axis_off()
     if image is None: ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, ec="0.5", lw=1, clip_on=False))
     else: ax.imshow(image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, W, H, 0))
     numbers = labels.tolist() if isinstance(labels, Tensor) else [1] * len(boxes)
+    if class_names and not all(1 <= n <= len(class_names) for n in numbers):
+        raise ValueError(f"labels are {numbers}; class_names has names for 1 to {len(class_names)}")
     named = [class_names[n - 1] if class_names else str(n) for n in numbers]
     texts = named if isinstance(labels, Tensor) else labels or [""] * len(boxes)
     for (cx, cy, w, h), text, color in zip(boxes.tolist(), texts, colors or [f"C{(n - 1) % 8}" for n in numbers]):
@@ -118,7 +122,8 @@ class ToyDetectionDataset(torch.utils.data.Dataset):
         for name, low, high in [("num_samples", 0, 2**63 - 1), ("image_size", 32, 2**15), ("max_objects", 1, 1000),
                                 ("num_classes", 1, len(SHAPES)), ("seed", 0, 2**32 - 1)]:
             got = getattr(self, name)
-            if not low <= got <= high: raise ValueError(f"{name} is {got}; it must be {low} to {high}")
+            if not isinstance(got, SupportsIndex) or not low <= operator.index(got) <= high:
+                raise ValueError(f"{name} is {got!r}; it must be a whole number, {low} to {high}")
         self.class_names = SHAPES[:num_classes]
 
     def __len__(self) -> int: return self.num_samples
@@ -135,11 +140,12 @@ class ToyDetectionDataset(torch.utils.data.Dataset):
 def pad_images(images: list[Float[Tensor, "3 _ _"]]) -> tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B H W"]]:
     """Images of unequal size -> one batch, padded with zeros at the bottom and right, and a mask, True on padding.
 
-    Raises ValueError for no images, and for one that is not float [3, H, W].
+    Raises ValueError for no images, and for one that is not float [3, H, W]; TypeError for one that is no tensor.
     """
     if not images: raise ValueError("images is empty; it must hold at least one [3, H, W]")
     for i, image in enumerate(images):
-        if image.dim() != 3 or len(image) != 3 or not image.is_floating_point():
+        if not isinstance(image, Tensor): raise TypeError(f"image {i} is {type(image)}; it must be a tensor [3, H, W]")
+        if image.dim() != 3 or len(image) != 3 or not image.numel() or not image.is_floating_point():
             raise ValueError(f"image {i} is {image.dtype} {list(image.shape)}; it must be float [3, H, W] in [0, 1]")
     H, W = (max(image.shape[d] for image in images) for d in (1, 2))
     batch = images[0].new_zeros(len(images), 3, H, W)
@@ -149,9 +155,23 @@ def pad_images(images: list[Float[Tensor, "3 _ _"]]) -> tuple[Float[Tensor, "B 3
         hidden[:image.shape[1], :image.shape[2]] = False
     return batch, mask
 
+# %% ../nbs/00_data.ipynb #4fb0db36
+def check_pixels(image: Float[Tensor, "3 H W"], name: str) -> None:
+    "ValueError unless an image's numbers lie in [0, 1], give or take what resizing and colour changes add; NaN doesn't."
+    low, high = (end.item() for end in image.aminmax())
+    if not -0.5 <= low <= high <= 1.5:
+        raise ValueError(f"{name} runs from {low:.3g} to {high:.3g}; want [0, 1], not normalised by hand")
+
 # %% ../nbs/00_data.ipynb #6d9efb12
 def collate(samples: list[tuple[Float[Tensor, "3 _ _"], Target]]) -> tuple[
         Float[Tensor, "B 3 H W"], Bool[Tensor, "B H W"], list[Target]]:
-    "Samples -> (batch, mask, targets), the `collate_fn` of every loader in the book; targets stay a list of B."
+    """Samples -> (batch, mask, targets), the `collate_fn` of every loader in the book; targets stay a list of B.
+
+    Raises ValueError for no samples, for samples that are no pairs, and as `pad_images` and `check_pixels`.
+    """
+    if not samples or not all(isinstance(s, tuple | list) and len(s) == 2 for s in samples):
+        raise ValueError(f"samples are {[type(s).__name__ for s in samples][:4]}; want pairs (image, target), at least one")
     images, targets = zip(*samples)
-    return *pad_images(list(images)), list(targets)
+    batch, mask = pad_images(list(images))
+    for i, image in enumerate(images): check_pixels(image, f"images[{i}]")
+    return batch, mask, list(targets)
