@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from .data import check_pixels, show_boxes
+from .data import check_pixels, label_names, show_boxes
 from .detr import DETR, postprocess
 
 # %% ../nbs/10_inference.ipynb #0bb0f39e
@@ -134,7 +134,7 @@ def draw_detections(ax: Axes, image: Float[Tensor, "3 H W"], detections: dict[st
     "The image with its boxes, each with class and score; without `text` as a rule above 40 of them."
     H, W = image.shape[1:]
     labels, scores = (detections[k].tolist() for k in ("labels", "scores"))
-    names = [class_names[c - 1] if class_names else str(c) for c in labels]
+    names = label_names(labels, class_names)
     texts = [f"{n} {s:.2f}" for n, s in zip(names, scores)] if text or (text is None and len(names) <= 40) else None
     boxes = box_convert(detections["boxes"].float(), "xyxy", "cxcywh") / torch.tensor([W, H, W, H])
     show_boxes(ax, image, boxes, texts, colors=[f"C{(c - 1) % 8}" for c in labels])

@@ -131,6 +131,8 @@ def set_statistics(
     mean probability among the matched.
     """
     logits = outputs["pred_logits"].float()
+    if not len(targets) == len(pairs) == len(logits) > 0:
+        raise ValueError(f"outputs are for {len(logits)} images, targets {len(targets)}, pairs {len(pairs)}; want as many of each")
     image, query, labels, _ = gather_pairs(pairs, targets)
     top, silence = logits.argmax(-1), logits.softmax(-1)[image, query, 0]
     claims, objects = (top > 0).sum(1).tolist(), [len(t["labels"]) for t in targets]

@@ -156,6 +156,8 @@ PARTS = [
     (lambda L: L.loss.DetrLoss(3, noobj_weight=nan), "weights are"),
     (lambda L: L.loss.DetrLoss(3)(outputs(), []), "there are 0 targets"),
     (lambda L: L.loss.DetrLoss(3)(outputs(), target()), "targets|labels"),
+    (lambda L: L.loss.set_statistics(outputs(), [target()], [(tensor([0]), tensor([0]))]), "2 images, targets 1, pairs 1"),
+    (lambda L: L.loss.set_statistics(dict(pred_logits=torch.zeros(0, 5, 4)), [], []), "0 images"),
     (lambda L: L.loss.DetrLoss(3)(outputs() | dict(aux_outputs=[outputs(n=4)]), [target()] * 2), "one .* for all layers"),
     (lambda L: L.loss.DetrLoss(3)({k: v[0] for k, v in outputs().items() if k != "aux_outputs"}, [target()]), r"\[5, 4\]"),
     # detr
@@ -218,6 +220,7 @@ PARTS = [
     (lambda L: L.inference.show_heads(model_of(L), image(), 5), "query is 5; the model has 0 to 4"),
     (lambda L: L.inference.show_heads(model_of(L), image(), -1), "query is -1"),
     (lambda L: L.inference.show_encoder_attention(model_of(L), image(), [(1, 1)], layer=1), "layer is 1; the encoder has 1"),
+    (lambda L: L.inference.draw_detections(axes(), image(), found(labels=tensor([0])), ["a"]), r"labels are \[0\].*1 to 1"),
     # datasets
     (lambda L: tiles(L, photo=torch.rand(3, 90, 90)), "photo is torch.float32"),
     (lambda L: tiles(L, photo=torch.zeros(90, 90, 3, dtype=torch.uint8)), r"photo is torch.uint8 \[90, 90, 3\]"),
