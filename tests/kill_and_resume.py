@@ -118,5 +118,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--train"]: train(Path(sys.argv[2]), *(float(a) if "." in a else int(a) for a in sys.argv[3:]))
+    if sys.argv[1:2] == ["--train"]: train(Path(sys.argv[2]), *map(int, sys.argv[3:6]), *map(float, sys.argv[6:]))
     else: sys.exit(main())
