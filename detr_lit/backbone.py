@@ -84,7 +84,6 @@ def resnet_body(name: str = "resnet18", stride: int = 32, dilation: bool = False
     parts = ["conv1", "bn1", "relu", "maxpool", *(f"layer{i}" for i in range(1, last + 1))]
     return nn.Sequential(OrderedDict((p, getattr(net, p)) for p in parts)), net.fc.in_features >> (4 - last)
 
-
 # %% ../nbs/01_backbone.ipynb #e9f81677
 def freeze_stem(body: nn.Sequential) -> None:
     "A ResNet's stem and first stage take no gradient from now on, as in the official code."
@@ -99,7 +98,8 @@ class Backbone(nn.Module):
     `name`: a torchvision ResNet, or "convnet" for the book's small one. `stride`: 32, 16 or 8; the last stages are cut
     off or, with `dilation`, kept on the finer grid (the paper's DC5: a resnet50, stride 16). `norm`: see `norm_layer`.
     `weights`: one of torchvision's, "IMAGENET1K_V1" say (a download); the stem and the first stage are then frozen.
-    Raises ValueError for arguments that don't go together, RuntimeError for weights that can't be downloaded.
+    Raises ValueError for arguments that don't go together and for images of another shape, RuntimeError for weights
+    that can't be downloaded.
     """
 
     def __init__(self, d_model: int = 256, name: str = "resnet18", *, stride: int = 32, dilation: bool = False,
@@ -119,6 +119,7 @@ class Backbone(nn.Module):
         self.project = nn.Conv2d(channels, d_model, 1)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        if x.dim() != 4 or x.shape[1] != 3: raise ValueError(f"images are {list(x.shape)}; wanted [B, 3, H, W]")
         return self.project(self.body(x))
 
 # %% ../nbs/01_backbone.ipynb #c79ec397

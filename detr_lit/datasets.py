@@ -27,6 +27,8 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_area, box_convert
 from torchvision.transforms.v2 import functional as tvf
 
+from .evaluate import check_image
+
 # %% ../nbs/16_real_images.ipynb #88159474
 def _number(node: ElementTree.Element, tag: str, source: str) -> float:
     "The finite number under `tag`; ValueError with the file and the tag if there is none."
@@ -177,12 +179,15 @@ def boxes_in(
 class PhotoTiles(Dataset):
     """The tiles that cover one large photograph, each resized to `image_size`; item k is the tile `windows[k]`.
 
-    photo: uint8 [3, H, W]; boxes: x0, y0, x1, y1 in pixels; labels in 1..K, by default all 1.
+    photo: uint8 [3, H, W]; boxes: x0, y0, x1, y1 in pixels; labels in 1..K, by default all 1. ValueError for others.
     """
     def __init__(self, photo: UInt8[Tensor, "3 H W"], boxes: Float[Tensor, "M 4"],
                  labels: Int64[Tensor, " M"] | None = None, *, window: int = 208, image_size: int = 160):
         if window < 1 or image_size < 1:
             raise ValueError(f"window and image_size should be at least 1 pixel; got {window} and {image_size}")
+        if photo.dtype != torch.uint8 or photo.dim() != 3 or len(photo) != 3:
+            raise ValueError(f"photo is {photo.dtype} {list(photo.shape)}; wanted uint8 [3, H, W]")
+        check_image(dict(boxes=boxes, labels=torch.ones(len(boxes)).long() if labels is None else labels), "boxes, labels")
         self.photo, self.boxes, self.window, self.image_size = photo, boxes, window, image_size
         self.labels = torch.ones(len(boxes), dtype=torch.int64) if labels is None else labels
         self.windows = tile_windows(photo.shape[2], photo.shape[1], window)

@@ -9,19 +9,20 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .encoder import NormPlace
+from .encoder import NormPlace, check_tokens
 
 # %% ../nbs/04_decoder.ipynb #d9c24e24
 class TransformerDecoderLayer(NormPlace):
     """Self-attention of the slots, cross-attention to the memory, a two-layer network (section 3.2, appendix A.3).
 
     query_pos joins the slots' queries and keys, pos the memory's keys; no value carries a position.
-    Raises ValueError if n_heads does not divide d_model.
+    Raises ValueError if n_heads does not divide d_model, and as `check_tokens`.
     """
     def __init__(self, d_model: int = 256, n_heads: int = 8, dim_ff: int = 2048, dropout: float = 0.1, *,
                  pre_norm: bool = False):
         super().__init__()
-        if d_model % n_heads: raise ValueError(f"d_model is {d_model}, not divisible by n_heads, which is {n_heads}")
+        if n_heads < 1 or d_model % n_heads:
+            raise ValueError(f"d_model is {d_model}, not divisible by n_heads, which is {n_heads}")
         self.self_attn = nn.MultiheadAttention(d_model, n_heads, dropout, batch_first=True)
         self.cross_attn = nn.MultiheadAttention(d_model, n_heads, dropout, batch_first=True)
         self.ffn = nn.Sequential(nn.Linear(d_model, dim_ff), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim_ff, d_model))
@@ -40,6 +41,9 @@ class TransformerDecoderLayer(NormPlace):
 
         bias: added to the cross-attention's scores before the softmax, instead of a mask.
         """
+        check_tokens(self.self_attn.embed_dim, tgt, query_pos)
+        check_tokens(self.self_attn.embed_dim, memory, pos, mask)
+        if len(tgt) != len(memory): raise ValueError(f"slots are of {len(tgt)} images, memory of {len(memory)}")
         tgt = self.after(self.norm1, tgt + self.dropout(self.ask_each_other(self.before(self.norm1, tgt), query_pos)))
         who = self.before(self.norm2, tgt) + query_pos
         extra = bias if bias is None else bias.flatten(0, 1)

@@ -6,8 +6,7 @@ __all__ = ['Images', 'Decoded', 'BUNDLED', 'Normalize', 'shrink_mask', 'as_batch
            'Pretrained', 'DETR', 'postprocess']
 
 # %% ../nbs/08_detr.ipynb #417fe13e
-import contextlib, io
-from copy import deepcopy
+import contextlib, copy, io, json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ from .decoder import TransformerDecoder
 from .encoder import TransformerEncoder
 from .gaze import cell_centres, look_near_boxes
 from .heads import DetrPredictionHeads
+from .matcher import check_predictions
 from .position import LearnedPositionalEncoding2D, PositionalEncoding2D
 
 # %% ../nbs/08_detr.ipynb #c53f8f89
@@ -54,12 +54,15 @@ def shrink_mask(mask: Bool[Tensor, "B H W"], size: tuple[int, int]) -> Bool[Tens
 def as_batch(images: Tensor | list[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """What `DETR` takes -> a batch [B, 3, H, W] and its mask, bool [B, H, W], True on padding, or None without any.
 
-    A list holds float images [3, H, W] of any sizes, and is padded. Raises ValueError for other types and shapes.
+    A list holds float images [3, H, W] of any sizes, and is padded. Raises ValueError for other shapes and types of
+    numbers, TypeError for what is no tensor.
     """
     if isinstance(images, list):
         if mask is not None: raise ValueError("mask goes with a tensor of images; a list is padded here, with its own")
         batch, mask = pad_images(images)
         return batch, mask if len({image.shape for image in images}) > 1 else None
+    for name, x in [("images", images), ("mask", images if mask is None else mask)]:
+        if not isinstance(x, Tensor): raise TypeError(f"{name} is a {type(x).__name__}; it must be a tensor, images may be a list")
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}; they must be floats in [0, 1], such as images.float() / 255")
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
@@ -184,9 +187,14 @@ def bundled(name: str) -> Path:
 
 
 def find_weights(name: str | Path) -> str | Path:
-    "One of the book's names, a folder, or 'owner/name' on the Hugging Face hub. FileNotFoundError for anything else."
+    """One of the book's names, a folder, or 'owner/name' on the Hugging Face hub. FileNotFoundError for anything else,
+    ValueError for a folder whose config.json is damaged."""
     if str(name) in BUNDLED: return bundled(str(name))
-    if (Path(name) / "config.json").exists(): return name
+    if (config := Path(name) / "config.json").exists():
+        try: whole = isinstance(json.loads(config.read_text("utf-8")), dict)
+        except ValueError: whole = False
+        if not whole: raise ValueError(f"{config} is damaged; wanted the JSON object that `save_pretrained` writes")
+        return name
     if Path(name).is_dir(): raise FileNotFoundError(f"{name} holds no config.json; `save_pretrained` writes one")
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")): return name
     return bundled(str(name))
@@ -194,7 +202,7 @@ def find_weights(name: str | Path) -> str | Path:
 # %% ../nbs/08_detr.ipynb #79f1ddcd
 def model_card(model: Any, metrics: dict[str, float] | None = None, data: str = "unnamed data") -> ModelCard:
     "The README that goes with a model's weights: classes, how to load it, and `metrics` (name: value) on `data`."
-    head = deepcopy(model._hub_mixin_info.model_card_data)
+    head = copy.deepcopy(model._hub_mixin_info.model_card_data)
     head.model_name, head.eval_results = "detr_lit", [
         EvalResult("object-detection", data, data, k, v) for k, v in (metrics or {}).items()]
     rows = "\n".join(f"| {k} | {v:.3f} |" for k, v in (metrics or {}).items())
@@ -235,7 +243,7 @@ class Pretrained(PyTorchModelHubMixin):
 # %% ../nbs/08_detr.ipynb #9ac7bb98
 def _at_least_one(**counts: int) -> None:
     for name, n in counts.items():
-        if n < 1: raise ValueError(f"{name} is {n}; it must be at least 1")
+        if not isinstance(n, int) or n < 1: raise ValueError(f"{name} is {n!r}; it must be a whole number, at least 1")
 
 
 def _name_classes(num_classes: int, names: list[str] | None = None) -> list[str]:
@@ -262,7 +270,10 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
                  no_object_prior: float | None = None, class_names: list[str] | None = None,
                  window: list[int] | None = None):
         super().__init__()
-        _at_least_one(num_classes=num_classes, num_queries=num_queries, n_dec_layers=n_dec_layers)
+        _at_least_one(num_classes=num_classes, num_queries=num_queries, d_model=d_model, n_heads=n_heads,
+                      n_dec_layers=n_dec_layers, dim_ff=dim_ff)
+        if window is not None and not (len(window) == 2 and min(window) >= 1):
+            raise ValueError(f"window is {window}; wanted two sides in pixels, of a window and of what it is resized to")
         self.num_classes, self.num_queries, self.temperature = num_classes, num_queries, temperature
         self.class_names, self.window = _name_classes(num_classes, class_names), window
         cnn: Any = dict(stride=stride, dilation=dilation, norm=norm, weights=backbone_weights)
@@ -286,10 +297,14 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
 def postprocess(outputs: dict[str, Any], sizes: Int[Tensor, "B 2"]) -> list[dict[str, Tensor]]:
     """Per image `scores` [N], `labels` [N] in 1..K, `boxes` [N, 4] x0, y0, x1, y1 in pixels, `queries` [N].
 
-    `sizes`: height and width of each image in pixels, without padding. Raises ValueError for another number of sizes.
+    `sizes`: height and width of each image in pixels, without padding. Raises ValueError for another number of sizes,
+    for sizes below 1, and for outputs that `check_predictions` refuses.
     """
+    check_predictions(outputs["pred_logits"], outputs["pred_boxes"])
     prob = outputs["pred_logits"].float().softmax(-1)
     if len(sizes) != len(prob): raise ValueError(f"sizes has {len(sizes)} rows; outputs are for {len(prob)} images")
+    if sizes.shape[1:] != (2,) or (sizes < 1).any():
+        raise ValueError(f"sizes is {sizes.tolist()}; wanted a height and a width, in pixels, for each image")
     scores, labels = prob[..., 1:].max(-1)
     boxes = box_convert(outputs["pred_boxes"].float(), "cxcywh", "xyxy") * sizes.to(prob)[:, None, [1, 0, 1, 0]]
     queries = torch.arange(scores.shape[1], device=scores.device)

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['IOU_THRESHOLDS', 'METRICS', 'find_hits', 'precision_recall', 'average_precision', 'check_image', 'coco_rows',
-           'coco_metrics', 'evaluate']
+           'run_coco', 'coco_metrics', 'class_metrics', 'collect', 'evaluate']
 
 # %% ../nbs/08b_evaluate.ipynb #c523154a
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from torchvision.ops import box_convert, box_iou
 
 from .data import collate
 from .detr import DETR, postprocess
+from .matcher import check_targets
 
 # %% ../nbs/08b_evaluate.ipynb #32c9100d
 def find_hits(scores: Float[Tensor, " N"], boxes: Float[Tensor, "N 4"], objects: Float[Tensor, "M 4"],
@@ -59,14 +60,24 @@ IOU_THRESHOLDS = tuple(n / 100 for n in range(50, 100, 5))
 
 # %% ../nbs/08b_evaluate.ipynb #24f6e2bf
 def check_image(image: dict[str, Tensor], name: str) -> None:
-    "Raises ValueError for boxes inside out, labels below 1, numbers that are not finite."
+    "ValueError for boxes inside out, labels below 1, numbers not finite, other shapes; TypeError for what is no tensor."
+    needs = ["boxes", "labels"] + ["scores"] * name.startswith("detections")
+    have = image if isinstance(image, dict) else {}
+    known = {k: have.get(k) for k in (*needs, "scores", "area", "iscrowd") if k in needs or k in have}
+    shapes = {k: list(v.shape) for k, v in known.items() if isinstance(v, Tensor)}
+    if shapes.keys() != known.keys():
+        raise TypeError(f"{name} wants the tensors {', '.join(needs)}; got { {k: type(v).__name__ for k, v in known.items()} }")
     boxes, labels = image["boxes"], image["labels"]
+    m = labels.numel()
+    if shapes != {k: [m, 4] if k == "boxes" else [m] for k in shapes} or labels.is_floating_point():
+        raise ValueError(f"{name}: boxes want [M, 4], all else [M], labels whole numbers; got {shapes}, {labels.dtype}")
     if not (boxes.isfinite().all() and (boxes[:, :2] <= boxes[:, 2:]).all()):
         raise ValueError(f"{name}: boxes want finite x0 <= x1, y0 <= y1 in pixels; got {boxes.tolist()[:5]}")
     if (labels < 1).any():
         raise ValueError(f"{name}: labels want 1 or more, since 0 is no object; got {labels.tolist()}")
-    if not image.get("scores", boxes).isfinite().all():
-        raise ValueError(f"{name}: scores want to be finite; got {image['scores'].tolist()}")
+    for key in ("scores", "area"):
+        if not image.get(key, boxes).isfinite().all():
+            raise ValueError(f"{name}: {key} want to be finite; got {image[key].tolist()}")
 
 # %% ../nbs/08b_evaluate.ipynb #e97a288f
 def coco_rows(images: list[dict[str, Tensor]], name: str) -> list[dict]:
@@ -86,40 +97,76 @@ def coco_rows(images: list[dict[str, Tensor]], name: str) -> list[dict]:
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
            "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
 
-def coco_metrics(detections: list[dict[str, Tensor]], truths: list[dict[str, Tensor]]) -> dict[str, float]:
-    """COCO's twelve numbers, all detections counted (section 4). One dict an image, boxes x0, y0, x1, y1 in pixels.
-
-    detections: scores, labels, boxes; truths: labels, boxes and, if you have them, area and iscrowd.
-    A number about no object at all is nan. Raises ValueError for lists of different length and as `check_image`.
-    """
+def run_coco(detections: list[dict[str, Tensor]], truths: list[dict[str, Tensor]]) -> COCOeval_faster | None:
+    "faster-coco-eval's results for `coco_metrics`; None if there is no object."
     if len(detections) != len(truths):
         raise ValueError(f"detections are of {len(detections)} images, truths of {len(truths)}; want the same images")
     found, objects = coco_rows(detections, "detections"), coco_rows(truths, "truths")
-    if not objects: return dict.fromkeys(METRICS, float("nan"))
+    if not objects: return None
     common = dict(images=[dict(id=i) for i in range(1, len(truths) + 1)],
                   categories=[dict(id=c, name=str(c)) for c in sorted({r["category_id"] for r in objects + found})])
     coco = COCO(dict(common, annotations=objects))
     results = coco.loadRes(found) if found else COCO(dict(common, annotations=[]))
     ev = COCOeval_faster(coco, results, iouType="bbox", print_function=lambda *_: None)
     ev.evaluate(); ev.accumulate(); ev.summarize()
+    return ev
+
+
+def coco_metrics(detections: list[dict[str, Tensor]], truths: list[dict[str, Tensor]]) -> dict[str, float]:
+    """COCO's twelve numbers (section 4). One dict an image, boxes x0, y0, x1, y1 in pixels.
+
+    detections: scores, labels, boxes, of which the surest 100 of each class and image count; truths: labels, boxes and,
+    if you have them, area and iscrowd. A number about no object at all is nan. Raises ValueError for lists of different
+    length, else as `check_image`.
+    """
+    ev = run_coco(detections, truths)
+    if ev is None: return dict.fromkeys(METRICS, float("nan"))
     return {name: float(v) if v >= 0 else float("nan") for name, v in zip(METRICS, ev.stats)}
+
+# %% ../nbs/08b_evaluate.ipynb #3715eaf9
+def class_metrics(detections: list[dict[str, Tensor]], truths: list[dict[str, Tensor]], class_names: Sequence[str]
+                  ) -> dict[str, dict[str, float]]:
+    """`coco_metrics` of each class alone, by its name, and `objects`: how many there are, crowds left out.
+
+    class_names: of labels 1..K, each once. Raises ValueError for a label beyond K, else as `coco_metrics`.
+    """
+    if len(set(class_names)) < len(class_names): raise ValueError(f"class_names are {class_names}; want each name once")
+    for side, images in (("detections", detections), ("truths", truths)):
+        for i, image in enumerate(images):
+            check_image(image, f"{side}[{i}]")
+            if (image["labels"] > len(class_names)).any():
+                raise ValueError(f"{side}[{i}]: labels reach {image['labels'].max()}; class_names has {len(class_names)}")
+    def only(c: int, image: dict) -> dict[str, Tensor]:
+        return {k: image[k][image["labels"] == c] for k in ("labels", "boxes", "scores", "area", "iscrowd") if k in image}
+    def numbers(c: int) -> dict[str, float]:
+        mine = [only(c, t) for t in truths]
+        objects = sum(int((t.get("iscrowd", t["labels"] * 0) == 0).sum()) for t in mine)
+        return coco_metrics([only(c, d) for d in detections], mine) | dict(objects=objects)
+    return {name: numbers(c) for c, name in enumerate(class_names, 1)}
 
 # %% ../nbs/08b_evaluate.ipynb #b5d2c2e5
 @torch.no_grad()
-def evaluate(model: DETR, dataset: Dataset | Sequence, batch_size: int = 25) -> dict[str, float]:
-    """COCO's numbers of a model on (image, target) pairs, in pixels of the data set's images (section 4).
+def collect(model: DETR, dataset: Dataset | Sequence, batch_size: int = 25
+            ) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    """-> (detections, truths) of a model on (image, target) pairs, in pixels of the data set's images (section 4).
 
     All queries count: no threshold, no NMS. Runs in eval mode on the model's device, then restores the mode.
     """
     device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    detections: list[dict[str, Tensor]] = []
-    truths: list[dict[str, Tensor]] = []
-    for images, mask, targets in DataLoader(dataset, batch_size, collate_fn=collate):     # type: ignore[arg-type]
-        sizes = torch.stack([(~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)], 1)          # height, width without padding
-        outputs = model(images.to(device), mask.to(device) if mask.any() else None)
-        detections += postprocess({k: outputs[k].cpu() for k in ("pred_logits", "pred_boxes")}, sizes)
-        for t, (h, w) in zip(targets, sizes):
-            truths.append(dict(t, boxes=box_convert(t["boxes"], "cxcywh", "xyxy") * torch.stack([w, h, w, h])))
-    model.train(was_training)
-    return coco_metrics(detections, truths)
+    detections, truths = list[dict[str, Tensor]](), list[dict[str, Tensor]]()
+    try:
+        model.eval()
+        for images, mask, targets in DataLoader(dataset, batch_size, collate_fn=collate):     # type: ignore[arg-type]
+            sizes = torch.stack([(~mask[:, :, 0]).sum(1), (~mask[:, 0]).sum(1)], 1)          # height, width without padding
+            check_targets(targets, 10**9, model.num_classes)        # more objects than queries may well be judged
+            outputs = model(images.to(device), mask.to(device) if mask.any() else None)
+            detections += postprocess({k: outputs[k].cpu() for k in ("pred_logits", "pred_boxes")}, sizes)
+            for t, (h, w) in zip(targets, sizes):
+                truths.append(dict(t, boxes=box_convert(t["boxes"], "cxcywh", "xyxy") * torch.stack([w, h, w, h])))
+    finally: model.train(was_training)
+    return detections, truths
+
+
+def evaluate(model: DETR, dataset: Dataset | Sequence, batch_size: int = 25) -> dict[str, float]:
+    "COCO's numbers (`coco_metrics`) of a model on a data set, as `collect` runs it."
+    return coco_metrics(*collect(model, dataset, batch_size))

@@ -14,7 +14,7 @@ class DetrPredictionHeads(nn.Module):
     """From a query's vector to a class and a box (section 3.2, "Prediction feed-forward networks").
 
     Class 0 is no object. `no_object_prior` is its probability before training; None leaves PyTorch's even start.
-    ValueError if there is no class, or if the prior does not lie between 0 and 1.
+    ValueError if there is no class, if the prior does not lie between 0 and 1, and for vectors of another width.
     """
     def __init__(self, d_model: int = 256, num_classes: int = 3, *, no_object_prior: float | None = None):
         super().__init__()
@@ -35,5 +35,9 @@ class DetrPredictionHeads(nn.Module):
         `start`, if given, is a box for each query (of each image, or of all), as numbers before a sigmoid; the head's
         output is added to it.
         """
+        wanted = [*x.shape[-2:-1], 4]
+        if x.shape[-1] != self.class_head.in_features or (start is not None and list(start.shape[-2:]) != wanted):
+            got = "none" if start is None else list(start.shape)
+            raise ValueError(f"x is {list(x.shape)}, start {got}; wanted [B, N, {self.class_head.in_features}], [N, 4]")
         box = self.bbox_head(x)
         return self.class_head(x), (box if start is None else box + start).sigmoid()

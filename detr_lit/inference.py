@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from .data import show_boxes
+from .data import check_pixels, label_names, show_boxes
 from .detr import DETR, postprocess
 
 # %% ../nbs/10_inference.ipynb #0bb0f39e
@@ -28,12 +28,11 @@ def as_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     "One image [3, H, W], a batch [B, 3, H, W] or a list -> a list. Raises ValueError unless they are floats in [0, 1]."
     if isinstance(images, Tensor): images = list(images) if images.dim() == 4 else [images]
     for i, image in enumerate(images):
+        if not isinstance(image, Tensor): raise TypeError(f"images[{i}] is a {type(image).__name__}; want a tensor")
         shape = list(image.shape)
-        if len(shape) != 3 or shape[0] != 3 or not image.is_floating_point():
+        if len(shape) != 3 or shape[0] != 3 or 0 in shape or not image.is_floating_point():
             raise ValueError(f"images[{i}] is {image.dtype} {shape}; want floats [3, H, W] in [0, 1]")
-        if image.numel() and not -0.5 <= image.min() <= image.max() <= 1.5:
-            low, high = image.min().item(), image.max().item()
-            raise ValueError(f"images[{i}] runs from {low:.3g} to {high:.3g}; want [0, 1], not normalised by hand")
+        check_pixels(image, f"images[{i}]")
     return list(images)
 
 
@@ -83,6 +82,7 @@ def shrink(images: Float[Tensor, "B 3 _ _"], scale: float) -> Float[Tensor, "B 3
 def search_windows(model: DETR, image: Float[Tensor, "3 H W"], score_threshold: float, window: int, image_size: int,
                    overlap: float = 0.5, batch_size: int = 32) -> dict[str, Tensor]:
     "As `predict_windows`; `corners` [n, 2] says where the window begins (x, y) that answered."
+    if min(image_size, batch_size) < 1: raise ValueError(f"image_size is {image_size}, batch_size {batch_size}; want 1 or more")
     rows, columns = (windows(n, window, overlap) for n in as_images(image)[0].shape[1:])
     places, device = [(y, x) for y in rows for x in columns], next(model.parameters()).device
     found, kept = [], []
@@ -134,7 +134,7 @@ def draw_detections(ax: Axes, image: Float[Tensor, "3 H W"], detections: dict[st
     "The image with its boxes, each with class and score; without `text` as a rule above 40 of them."
     H, W = image.shape[1:]
     labels, scores = (detections[k].tolist() for k in ("labels", "scores"))
-    names = [class_names[c - 1] if class_names else str(c) for c in labels]
+    names = label_names(labels, class_names)
     texts = [f"{n} {s:.2f}" for n, s in zip(names, scores)] if text or (text is None and len(names) <= 40) else None
     boxes = box_convert(detections["boxes"].float(), "xyxy", "cxcywh") / torch.tensor([W, H, W, H])
     show_boxes(ax, image, boxes, texts, colors=[f"C{(c - 1) % 8}" for c in labels])
@@ -227,7 +227,8 @@ def predict_and_visualize(model: DETR, image: Float[Tensor, "3 H W"], score_thre
 
 # %% ../nbs/10_inference.ipynb #6a325602
 def show_heads(model: DETR, image: Float[Tensor, "3 H W"], query: int) -> Figure:
-    "What one query reads: a row for each decoder layer, a column for each head."
+    "What one query reads: a row for each decoder layer, a column for each head. ValueError for a query beyond the last."
+    if not 0 <= query < model.num_queries: raise ValueError(f"query is {query}; the model has 0 to {model.num_queries - 1}")
     heat, (H, W) = attention_maps(model, image)["decoder"][:, :, query], image.shape[1:]
     layers, heads = heat.shape[:2]
     figure, axes = plt.subplots(layers, heads, figsize=(7, 0.3 + 7 / heads * layers * H / W), squeeze=False)
@@ -242,6 +243,8 @@ def show_heads(model: DETR, image: Float[Tensor, "3 H W"], query: int) -> Figure
 def show_encoder_attention(model: DETR, image: Float[Tensor, "3 H W"], points: Sequence[Sequence[float | int]],
                            *, layer: int = -1) -> Figure:
     "The image with points (x, y in pixels), and what the encoder's cell at each reads, mean of the heads (figure 3)."
+    n = len(model.encoder.layers)
+    if not -n <= layer < n: raise ValueError(f"layer is {layer}; the encoder has {n} layers")
     maps, (H, W) = attention_maps(model, image)["encoder"][layer].mean(0), image.shape[1:]
     h, w = maps.shape[:2]
     figure, axes = plt.subplots(1, 1 + len(points), figsize=(7, 0.2 + 7 / (1 + len(points)) * H / W), squeeze=False)

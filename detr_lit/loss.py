@@ -55,8 +55,15 @@ def count_objects(targets: list[dict[str, Tensor]], device: torch.device) -> Flo
 
 # %% ../nbs/07_loss.ipynb #c01d259e
 def stack_layers(outputs: dict[str, Any]) -> tuple[Float[Tensor, "layers B N C"], Float[Tensor, "layers B N 4"]]:
-    "Logits and boxes of all decoder layers in float32: the last layer first, then `aux_outputs` 0, 1, ..."
+    """Logits and boxes of all decoder layers in float32: the last layer first, then `aux_outputs` 0, 1, ...
+
+    Raises ValueError for layers of different shapes.
+    """
     layers = [outputs, *outputs.get("aux_outputs", [])]
+    for key in ("pred_logits", "pred_boxes"):
+        shapes = [list(o[key].shape) for o in layers]
+        if any(len(s) != 3 or s != shapes[0] for s in shapes):
+            raise ValueError(f"{key} have the shapes {shapes}; wanted one [B, N, ...] for all layers")
     logits, boxes = (torch.stack([o[k].float() for o in layers]) for k in ("pred_logits", "pred_boxes"))
     return logits, boxes
 
@@ -83,12 +90,16 @@ class DetrLoss(nn.Module):
     Cross-entropy is a mean over all queries, weighted with `noobj_weight` for no object; L1 and 1 - GIoU are sums
     over the matched pairs divided by the number of objects. All in float32. Returns `loss_class`, `loss_bbox` and
     `loss_giou` without their weights, the same with `_0`, `_1`, ... for `aux_outputs`, and `total`, weighted.
+    ValueError if there is no class, and for a weight below 0.
     """
     class_weight: Tensor
 
     def __init__(self, num_classes: int = 3, matcher: HungarianMatcher | None = None, weight_class: float = 1.0,
                  weight_bbox: float = 5.0, weight_giou: float = 2.0, noobj_weight: float = 0.1):
         super().__init__()
+        if num_classes < 1: raise ValueError(f"num_classes is {num_classes}; wanted at least 1, not counting no object")
+        weights = (weight_class, weight_bbox, weight_giou, noobj_weight)
+        if not all(0 <= w < float("inf") for w in weights): raise ValueError(f"weights are {weights}; wanted none below 0")
         self.num_classes, self.matcher = num_classes, matcher or HungarianMatcher()
         self.weights = dict(loss_class=weight_class, loss_bbox=weight_bbox, loss_giou=weight_giou)
         self.register_buffer("class_weight", torch.tensor([noobj_weight] + [1.0] * num_classes), persistent=False)
@@ -99,10 +110,10 @@ class DetrLoss(nn.Module):
         if logits.shape[3] != self.num_classes + 1:
             raise ValueError(f"pred_logits have {logits.shape[3]} columns; no object and {self.num_classes} classes "
                              f"want {self.num_classes + 1}")
-        if logits.shape[1] != len(targets):
+        if logits.shape[1] != len(targets) or not targets:
             raise ValueError(f"outputs are for {logits.shape[1]} images; there are {len(targets)} targets")
         stacked = dict(pred_logits=logits.flatten(0, 1), pred_boxes=boxes.flatten(0, 1))
-        pairs = self.matcher(stacked, targets * len(logits))
+        pairs = self.matcher(stacked, list(targets) * len(logits))
         terms = layer_terms(logits, boxes, targets, pairs, self.class_weight.to(logits.device))
         suffixes = ["", *(f"_{i}" for i in range(len(logits) - 1))]
         losses = {name + s: value[i] for i, s in enumerate(suffixes) for name, value in terms.items()}
@@ -120,6 +131,8 @@ def set_statistics(
     mean probability among the matched.
     """
     logits = outputs["pred_logits"].float()
+    if not len(targets) == len(pairs) == len(logits) > 0:
+        raise ValueError(f"outputs are for {len(logits)} images, targets {len(targets)}, pairs {len(pairs)}; want as many of each")
     image, query, labels, _ = gather_pairs(pairs, targets)
     top, silence = logits.argmax(-1), logits.softmax(-1)[image, query, 0]
     claims, objects = (top > 0).sum(1).tolist(), [len(t["labels"]) for t in targets]

@@ -43,13 +43,17 @@ def check_predictions(logits: Float[Tensor, "..."], boxes: Float[Tensor, "..."])
 
 # %% ../nbs/06_matcher.ipynb #89c376f3
 def check_targets(targets: list[dict[str, Tensor]], num_queries: int, num_classes: int) -> None:
-    """Raise ValueError, naming the image, for a target that can't be matched.
+    """Raise ValueError, naming the image, for a target that can't be matched; TypeError if they are no list of dicts.
 
     Wanted: `labels` int64 [M] in 1..num_classes, M <= num_queries, and `boxes` [M, 4], cx, cy, w, h in [0, 1] (give or
     take a thousandth, for rounding) with w, h > 0. An image without objects has labels [0] and boxes [0, 4].
     """
+    if not isinstance(targets, list | tuple): raise TypeError(f"targets is a {type(targets).__name__}; wanted a list")
     for i, t in enumerate(targets):
-        labels, m, shape = t["labels"], len(t["labels"]), list(t["boxes"].shape)
+        if not isinstance(t, dict) or not all(isinstance(t.get(k), Tensor) for k in ("labels", "boxes")):
+            got = {k: type(v).__name__ for k, v in t.items()} if isinstance(t, dict) else type(t).__name__
+            raise TypeError(f"targets[{i}] is {got}; wanted a dict with the tensors 'labels' and 'boxes'")
+        labels, m, shape = t["labels"], t["labels"].numel(), list(t["boxes"].shape)
         if labels.dtype != torch.int64 or labels.dim() != 1:
             raise ValueError(f"targets[{i}]['labels'] is {labels.dtype} {list(labels.shape)}; wanted torch.int64 [M]")
         if shape != [m, 4]: raise ValueError(f"targets[{i}]['boxes'] is {shape}; {m} labels want [{m}, 4]")
@@ -73,7 +77,7 @@ class HungarianMatcher(nn.Module):
     def __init__(self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0):
         super().__init__()
         costs = (cost_class, cost_bbox, cost_giou)
-        if min(costs) < 0 or max(costs) == 0: raise ValueError(f"costs are {costs}; wanted none below 0, and one above")
+        if not all(c >= 0 for c in costs) or max(costs) == 0: raise ValueError(f"costs are {costs}; wanted none below 0, and one above")
         self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
 
     def cost(self, logits: Float[Tensor, "B N C"], boxes: Float[Tensor, "B N 4"], labels: Int[Tensor, "B M"],

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 # %% ../nbs/02_position.ipynb #5cc4429c
 def check_mask(x: Tensor, mask: Tensor | None) -> None:
-    "ValueError unless mask [B, H, W] fits the features x [B, C, H, W]."
+    "ValueError unless x is a batch of feature maps [B, C, H, W], and mask, if there is one, bool [B, H, W]."
+    if x.dim() != 4: raise ValueError(f"features are {list(x.shape)}; wanted [B, C, H, W]")
+    if mask is not None and mask.dtype != torch.bool: raise ValueError(f"mask is {mask.dtype}; wanted bool, True on padding")
     if mask is not None and mask.shape != x[:, 0].shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}; these features want {tuple(x[:, 0].shape)}")
 
@@ -21,14 +23,15 @@ class PositionalEncoding2D(nn.Module):
     """Sines and cosines of the row in one half of the channels, of the column in the other (section 3.2, appendix A.4).
 
     Rows and columns count from 1 over the cells that hold picture; with `normalize` the last one is at `scale`.
-    Raises ValueError for a d_model that can't be divided by 4 and for a mask of another shape than the features.
+    Raises ValueError for a d_model that can't be divided by 4, for a temperature not above 0, and as `check_mask`.
     """
 
     def __init__(self, d_model: int = 256, temperature: float = 10000.0, *, normalize: bool = True,
                  scale: float = 2 * math.pi):
         super().__init__()
-        if d_model % 4:
+        if d_model % 4 or d_model < 4:
             raise ValueError(f"d_model is {d_model}; it must be divisible by 4: row and column, sine and cosine")
+        if not 0 < temperature < math.inf: raise ValueError(f"temperature is {temperature}; it must be above 0")
         self.d_model, self.temperature, self.normalize, self.scale = d_model, temperature, normalize, scale
 
     def forward(self, x: Float[Tensor, "B _ H W"],
@@ -49,18 +52,18 @@ class PositionalEncoding2D(nn.Module):
         angle = p[..., None] / slowness
         return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
-
 # %% ../nbs/02_position.ipynb #99e0d98c
 class LearnedPositionalEncoding2D(nn.Module):
     """A learned vector for each row and for each column, up to `size` of them: the variant of Table 3.
 
-    Raises ValueError for an odd d_model and for features of more than `size` rows or columns.
+    Raises ValueError for an odd d_model, for features of more than `size` rows or columns, and as `check_mask`.
     """
 
     def __init__(self, d_model: int = 256, size: int = 50):
         super().__init__()
-        if d_model % 2:
+        if d_model % 2 or d_model < 2:
             raise ValueError(f"d_model is {d_model}; it must be even: half for the row, half for the column")
+        if size < 1: raise ValueError(f"size is {size}; it must be at least 1")
         self.row, self.col = nn.Embedding(size, d_model // 2), nn.Embedding(size, d_model // 2)
         nn.init.uniform_(self.row.weight)
         nn.init.uniform_(self.col.weight)

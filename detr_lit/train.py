@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SHOWN', 'Recipe', 'orthogonal', 'Muon', 'make_optimizers', 'Batches', 'precision', 'save_checkpoint',
            'load_checkpoint', 'follow', 'Trainer', 'new_model', 'same_classes', 'restore', 'report', 'as_json',
-           'find_recipe', 'train_detr', 'checksum', 'versions', 'load_or_train', 'curve']
+           'find_recipe', 'check_plan', 'train_detr', 'checksum', 'versions', 'load_or_train', 'curve']
 
 # %% ../nbs/09_train.ipynb #1bd6f843
 import hashlib
@@ -28,9 +28,10 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/09_train.ipynb #3ad93a7d
 from .data import ToyDetectionDataset, collate
-from .detr import DETR
+from .detr import DETR, check_weights
 from .evaluate import evaluate
 from .loss import DetrLoss, set_statistics
+from .matcher import check_targets
 
 # %% ../nbs/09_train.ipynb #be9ce31e
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Recipe:
     for the matrices of backbone, encoder and decoder. clip: longest gradient. warmup: steps of linear growth.
     schedule: "constant" or "cosine" (falls to zero). average: if not 0, the model that is judged and kept is a moving
     average of the weights, with so much of the old at every step. bf16: bfloat16 where the processor is quick with it.
+    Raises ValueError for a schedule of another name and for numbers out of range.
     """
     model: dict[str, Any] = field(default_factory=dict)
     lr: float = 1e-4
@@ -54,6 +56,14 @@ class Recipe:
     noobj_weight: float = 0.1
     average: float = 0.0
     bf16: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"schedule is {self.schedule!r}; it must be 'constant' or 'cosine'")
+        for name, fits in [("clip", self.clip > 0), ("average", 0 <= self.average < 1), ("muon", 0 <= self.muon < math.inf),
+                           ("warmup", self.warmup >= 0)]:
+            if not fits: raise ValueError(f"{name} is {getattr(self, name)}; it must be "
+                                          "0 or more, clip above 0 and average below 1")
 
     def factor(self, step: int, num_steps: int) -> float:
         "What every step size is multiplied with at this step."
@@ -95,10 +105,12 @@ class Muon(torch.optim.Optimizer):
     """Momentum, with each matrix of it replaced by the nearest orthogonal one (Jordan, 2024).
 
     params: parameters of two dimensions or more; a convolution kernel counts as a matrix [out, in * k * k]. lr: step
-    size. Matrices of one shape are worked on together.
+    size. Matrices of one shape are worked on together. Raises ValueError for a parameter of one dimension.
     """
     def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95):
         super().__init__(params, dict(lr=lr, momentum=momentum))
+        small = [list(p.shape) for group in self.param_groups for p in group["params"] if p.ndim < 2]
+        if small: raise ValueError(f"params hold the shapes {small[:4]}; Muon wants two dimensions or more")
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -174,8 +186,11 @@ def save_checkpoint(path: Path, **state: Any) -> None:
 
 
 def load_checkpoint(path: Path, this: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    "Read a checkpoint: tensors and plain values only. Raises ValueError, with what differs, for another training's."
-    state = torch.load(path, map_location=device, weights_only=True)
+    "Read a checkpoint: tensors and plain values only. ValueError for a damaged one and, with what differs, another's."
+    try: state = torch.load(path, map_location=device, weights_only=True)
+    except OSError: raise
+    except Exception as error: raise ValueError(f"{path} is damaged, or no checkpoint ({error!r:.100})") from error
+    if not isinstance(state, dict) or "this" not in state: raise ValueError(f"{path} is no checkpoint of `train_detr`")
     differ = [f"{k} is {state['this'].get(k)!r}, wanted {v!r}" for k, v in this.items() if state["this"].get(k) != v]
     if differ: raise ValueError(f"{path} is the checkpoint of another training: " + "; ".join(differ))
     return state
@@ -201,14 +216,16 @@ class Trainer:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
         images, mask, targets = batch
         images = images.to(self.device, memory_format=torch.channels_last)
+        check_targets(targets, self.model.num_queries, self.model.num_classes)        # before batch norm has counted
         targets = [{k: v.to(self.device) for k, v in t.items()} for t in targets]
         with precision(self.device, self.recipe.bf16):
             outputs = self.model(images, mask.to(self.device) if mask.any() else None)
         losses = self.criterion(outputs, targets)
-        if not losses["total"].isfinite(): raise FloatingPointError("the loss is not finite; try a smaller lr")
         for o in self.optimizers: o.zero_grad()
         losses["total"].backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        if not (losses["total"] + norm).isfinite():
+            raise FloatingPointError("the loss or its gradient is not finite; try a smaller lr")
         for o in self.optimizers:
             for g in o.param_groups: g["lr"] = g["initial_lr"] * factor
             o.step()
@@ -238,8 +255,9 @@ def same_classes(model: DETR, data: Any) -> DETR:
 
 
 def restore(trainer: Trainer, state: dict[str, Any] | None) -> tuple[int, float, list]:
-    "Back to a checkpoint, or to the beginning: (step, seconds, history)."
+    "Back to a checkpoint, or to the beginning: (step, seconds, history). ValueError for another architecture's."
     if state is None: return 0, 0.0, []
+    check_weights(trainer.model.state_dict(), state["model"], "the checkpoint")
     trainer.model.load_state_dict(state["model"])
     trainer.result.load_state_dict(state["result"])
     for o, s in zip(trainer.optimizers, state["optimizers"]): o.load_state_dict(s)
@@ -265,6 +283,15 @@ def find_recipe(recipe: Recipe | str) -> Recipe:
     return RECIPES[recipe]
 
 # %% ../nbs/09_train.ipynb #a029f9f8
+def check_plan(data: Any, resume: bool, out: str | Path | None, **counts: int) -> None:
+    "ValueError for counts below 1, for data without class names or samples, and for resuming from nowhere."
+    for name, n in counts.items():
+        if n < 1: raise ValueError(f"{name} is {n}; it must be at least 1")
+    if data is not None and not (getattr(data, "class_names", None) and hasattr(data, "__len__") and len(data)):
+        raise ValueError(f"data is {data!r}; wanted a data set with `class_names`, and with one sample at least")
+    if resume and out is None: raise ValueError("out is None, resume is True; wanted the folder of the checkpoint")
+
+# %% ../nbs/09_train.ipynb #f8f485dd
 def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | str = "laptop", data: Any = None,
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
                resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100,
@@ -275,9 +302,11 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
     COCO's numbers every `eval_every` steps and at the end. model: one to go on with, trained in place; None for a new
     one. out: folder for `checkpoint.pt` (every `save_every` steps) and, at the end, `weights`. resume: go on from that
-    checkpoint, to the weights that an undisturbed run has. Raises ValueError for an unknown recipe, a model for other
-    classes or another training's checkpoint, FloatingPointError for a loss not finite.
+    checkpoint, to the weights that an undisturbed run has. Raises ValueError for an unknown recipe, a number below 1,
+    data without samples or class names, a model for other classes and another training's checkpoint,
+    FloatingPointError for a loss that is not finite.
     """
+    check_plan(data, resume, out, num_steps=num_steps, batch_size=batch_size, log_every=log_every, save_every=save_every)
     recipe, file = find_recipe(recipe), Path(out or ".") / "checkpoint.pt"
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = ToyDetectionDataset(1_000_000, seed=seed) if data is None else data
@@ -326,9 +355,11 @@ def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, s
                           recipe=asdict(recipe)))
     file = folder / "run.json"
     if file.exists() and not again:
-        run = json.loads(file.read_text())
-        whole = all((folder / f).exists() and checksum(folder / f) == c for f, c in run["files"].items())
-        if run["config"] == config and whole: return run | dict(loaded=True)
+        try:
+            run = json.loads(file.read_text())
+            whole = all((folder / f).exists() and checksum(folder / f) == c for f, c in run["files"].items())
+            if run["config"] == config and whole: return run | dict(loaded=True)
+        except (ValueError, KeyError): pass                     # half a file is no run
     made = {k: v() if callable(v) else v for k, v in train_args.items()}
     if task == "toy": made = dict(val=ToyDetectionDataset(500, split="val")) | made
     model, history = train_detr(num_steps, batch_size, recipe=recipe, seed=seed, eval_every=eval_every, **made)

@@ -55,6 +55,22 @@ def test_train_then_refuse_then_resume_then_detect(tmp_path, picture):
     assert code == 0 and len(json.loads(said)["detections"]) <= 16
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
+    class Interrupted(ToyDetectionDataset):
+        def __getitem__(self, i): raise KeyboardInterrupt
+
+    monkeypatch.setattr("detr_lit.cli.open_data", lambda *_: (Interrupted(64), ToyDetectionDataset(2, split="val")))
+    code, said = run("train", "--out", tmp_path / "mine", "--steps", 2)
+    assert code == 130 and f"--resume goes on from {tmp_path / 'mine' / 'checkpoint.pt'}" in said
+
+
+def test_trees_are_judged_on_another_photograph(monkeypatch, root):
+    monkeypatch.setenv("DETR_LIT_CACHE", str(root / "nbs/runs/tree_photos"))
+    train, val = open_data("trees", seed=3)
+    assert (train.split, train.seed, train.augment, len(train)) == ("train", 3, True, 1_000_000)
+    assert (val.split, val.augment) == ("val", False) and train.photo.shape != val.photo.shape
+
+
 def test_bad_recipe_is_one_line():
     code, said = run("train", "--recipe", "desktop", "--out", "unused")
     assert code == 1 and said.startswith("error: recipe is 'desktop'") and said.count("\n") == 1

@@ -75,6 +75,16 @@ def test_nobody_is_hidden_by_more_than_half():
     assert least < 0.6  # some are hidden by nearly half
 
 
+def test_a_full_picture_holds_fewer_objects_than_wanted():
+    rng, counts = np.random.default_rng(0), []
+    for _ in range(3):
+        _, owner, labels, area = paint_scene(rng, 32, 400, 3)
+        seen = np.bincount(owner[owner >= 0], minlength=len(labels))
+        counts.append(len(labels))
+        assert len(seen) == len(labels) == len(area) and (seen >= area / 2).all()
+    assert 3 < min(counts) and max(counts) < 100
+
+
 def test_image_and_owner_agree():
     for i in range(60):
         image, owner, labels, _ = paint_scene(np.random.default_rng(i), 96, 6, 8)

@@ -309,6 +309,7 @@ def test_tiles_put_together_again_give_the_photograph_and_its_boxes():
     photo = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).permute(2, 0, 1)
     boxes = torch.tensor([[2.0, 3, 9, 11], [25, 22, 37, 35], [41, 1, 59, 19]])
     tiles = PhotoTiles(photo, boxes, torch.tensor([3, 1, 2]), window=20, image_size=20)
+    assert len(tiles) == len(tiles.windows) == 6
     again, found, labels = torch.zeros_like(photo), [], []
     for (x0, y0, x1, y1), (image, target) in zip(tiles.windows, tiles):
         again[:, y0:y1, x0:x1] = (image * 255).round().byte()

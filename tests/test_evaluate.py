@@ -19,7 +19,9 @@ from detr_lit.evaluate import (
     IOU_THRESHOLDS,
     METRICS,
     average_precision,
+    class_metrics,
     coco_metrics,
+    collect,
     evaluate,
     find_hits,
     precision_recall,
@@ -50,8 +52,8 @@ def case(seed, images=20, queries=30, objects=6, crowds=False, scale=1.0):
     return found, real
 
 
-def reference(found, real):
-    "The same by pycocotools, its rows written here and not by `coco_rows`."
+def judge(found, real):
+    "pycocotools' evaluation, its rows written here and not by `coco_rows`."
     annotations, results = [], []
     for i, (d, t) in enumerate(zip(found, real), 1):
         for j in range(len(t["labels"])):
@@ -71,7 +73,24 @@ def reference(found, real):
         coco.createIndex()
         ev = COCOeval(coco, coco.loadRes(results), "bbox")
         ev.evaluate(); ev.accumulate(); ev.summarize()
-    return dict(zip(METRICS, np.where(ev.stats < 0, np.nan, ev.stats)))
+    return ev
+
+
+def reference(found, real):
+    stats = judge(found, real).stats
+    return dict(zip(METRICS, np.where(stats < 0, np.nan, stats)))
+
+
+def reference_by_class(found, real):
+    "The twelve numbers of classes 1 to 3, each read from its own slice of pycocotools' tables."
+    ev, rows = judge(found, real), []
+    def mean(x): return x[x > -1].mean() if (x > -1).any() else np.nan
+    for k in range(3):
+        p, r = ev.eval["precision"][:, :, k], ev.eval["recall"][:, k]                  # demands, recalls, sizes, most boxes
+        cuts = [p[..., 0, 2], p[0, :, 0, 2], p[5, :, 0, 2], *(p[..., a, 2] for a in (1, 2, 3)),
+                *(r[:, 0, m] for m in (0, 1, 2)), *(r[:, a, 2] for a in (1, 2, 3))]
+        rows.append(dict(zip(METRICS, map(mean, cuts))))
+    return rows
 
 
 def same(a, b, tol):
@@ -92,6 +111,54 @@ def test_pycocotools_many_detections():
     "More than a hundred of one class in an image: the surest hundred count."
     found, real = case(0, images=3, queries=900, objects=40)
     assert same(coco_metrics(found, real), reference(found, real), 1e-6)
+
+
+def test_the_surest_hundred_of_a_class_and_image_count():
+    "COCO's limit, for a model of more than 100 queries: what ranks behind is as if it had not been said."
+    def said(rank, n=150):
+        boxes = torch.tensor([[0., 0, 5, 5]]).repeat(n, 1)
+        boxes[rank - 1] = torch.tensor([50., 50, 90, 90])
+        return [dict(scores=torch.linspace(1, .1, n), labels=torch.ones(n, dtype=torch.long), boxes=boxes)]
+    real = [dict(labels=torch.tensor([1]), boxes=torch.tensor([[50., 50, 90, 90]]))]
+    assert coco_metrics(said(100), real)["AP"] == pytest.approx(.01) and coco_metrics(said(101), real)["AP"] == 0
+    assert same(coco_metrics(said(100), real), reference(said(100), real), 1e-6)
+    two = [{k: torch.cat([v, said(1)[0][k]]) for k, v in said(1)[0].items()}]
+    two[0]["labels"][150:] = 2                                      # another class has a hundred of its own
+    assert coco_metrics(two, real)["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_pycocotools_ties(crowds):
+    "All scores equal, within images and between them: the order of the lists decides, as it does there."
+    found, real = case(4, crowds=crowds)
+    tied = [dict(d, scores=torch.full_like(d["scores"], .5)) for d in found]
+    assert same(coco_metrics(tied, real), reference(tied, real), 1e-6)
+    assert not same(coco_metrics(tied, real), coco_metrics(found, real), 1e-3)
+
+
+def test_pycocotools_empty_images():
+    found, real = case(6, crowds=True)
+    found = [*found, empty(True), found[0], empty(True)]           # nothing found; nothing there; neither
+    real = [*real, real[0], empty(), empty()]
+    assert len(real[0]["labels"]) and len(found[0]["labels"])
+    assert same(coco_metrics(found, real), reference(found, real), 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_classes_alone_against_pycocotools(seed):
+    found, real = case(seed, crowds=True, scale=2.0)
+    found, real = [*found, empty(True), found[0], empty(True)], [*real, real[0], empty(), empty()]
+    if seed == 3:                                                   # a class of detections only
+        real = [{k: v[t["labels"] != 2] for k, v in t.items()} for t in real]
+    table = class_metrics(found, real, ["a", "b", "c", "nobody"])
+    assert list(table) == ["a", "b", "c", "nobody"]
+    for c, (ours, theirs) in enumerate(zip(table.values(), reference_by_class(found, real)), 1):
+        assert same(ours, theirs, 1e-6)
+        crowd = [t.get("iscrowd", torch.zeros_like(t["labels"])) for t in real]
+        assert ours["objects"] == sum(((t["labels"] == c) & (k == 0)).sum().item() for t, k in zip(real, crowd))
+    assert table["nobody"]["objects"] == 0 and all(math.isnan(table["nobody"][k]) for k in METRICS)
+    assert math.isnan(table["b"]["AP"]) == (seed == 3)
+    assert np.nanmean([row["AP"] for row in table.values()]) == pytest.approx(coco_metrics(found, real)["AP"], abs=1e-9)
 
 
 def test_area_of_outline():
@@ -258,6 +325,16 @@ def test_evaluate_counts_every_query():
     assert evaluate(model, toy)["AP"] > .99
 
 
+def test_collect_gives_what_evaluate_judges():
+    toy, model = ToyDetectionDataset(6, max_objects=3), DETR(3, **TINY)
+    found, real = collect(model, toy, batch_size=4)
+    assert [sorted(d) for d in found] == [["boxes", "labels", "queries", "scores"]] * 6
+    for t, (_, wanted) in zip(real, toy):
+        assert torch.allclose(box_convert(t["boxes"], "xyxy", "cxcywh") / 128, wanted["boxes"], atol=1e-6)
+    assert same(coco_metrics(found, real), evaluate(model, toy, 4), 0)
+    assert sum(r["objects"] for r in class_metrics(found, real, toy.class_names).values()) == sum(len(t["labels"]) for t in real)
+
+
 def test_evaluate_no_gradients_and_empty_data():
     model = DETR(3, **TINY)
     assert all(math.isnan(v) for v in evaluate(model, []).values())
@@ -266,4 +343,4 @@ def test_evaluate_no_gradients_and_empty_data():
 
 
 def test_public_names():
-    assert {"average_precision", "coco_metrics", "evaluate", "METRICS"} <= set(module.__all__)
+    assert {"average_precision", "class_metrics", "coco_metrics", "evaluate", "METRICS"} <= set(module.__all__)
