@@ -46,7 +46,7 @@ class Normalize(nn.Module):
         return x if mask is None else x.masked_fill(mask[:, None], 0.0)
 
 # %% ../nbs/08_detr.ipynb #306a1b92
-def shrink_mask(mask: Bool[Tensor, "B H W"], size: tuple[int, int]) -> Bool[Tensor, "B h w"]:
+def shrink_mask(mask: Bool[Tensor, "B H W"], size: tuple) -> Bool[Tensor, "B h w"]:
     "The mask on a feature map of `size` (h, w), by nearest pixel as in the official code."
     return F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
 
@@ -94,7 +94,7 @@ class ImageToSet(nn.Module):
     def decode(self, memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"], cells: Float[Tensor, "B h w 2"],
                hidden: Bool[Tensor, "B L"] | None = None, attention: bool = False) -> Decoded:
         "Each decoder layer's queries [B, N, D], its (logits, boxes), and with `attention` its shares."
-        queries = self.query_embed.weight.expand(len(memory), -1, -1)
+        queries = self.query_embed.weight.expand(memory.shape[0], -1, -1)
         out = self.decoder(torch.zeros_like(queries), memory, pos, queries, hidden, need_weights=attention)
         outs, read = _pair(out, attention)
         return outs, [self.heads(out) for out in outs], read
@@ -131,28 +131,27 @@ def grid_boxes(n: int, size: float = 0.25) -> Float[Tensor, "n 4"]:
     return torch.cat([centre, torch.full((n, 2), size)], -1).logit()
 
 # %% ../nbs/08_detr.ipynb #0a7c06e6
-def place_codes(
-    boxes: Float[Tensor, "*S 4"], d_model: int = 256, temperature: float = 10000.0
-) -> Float[Tensor, "*S D"]:
+def place_codes(boxes: Float[Tensor, "*S 4"], code: PositionalEncoding2D) -> Float[Tensor, "*S D"]:
     "The sine codes of the centres of boxes that are given before the sigmoid."
-    code = PositionalEncoding2D(d_model, temperature)
     x, y = (boxes.sigmoid()[..., :2] * code.scale).unbind(-1)
     return torch.cat([code.waves(y), code.waves(x)], -1)
 
 # %% ../nbs/08_detr.ipynb #63d6a13e
 class BoxedQueries(ImageToSet):
     "`ImageToSet` for queries with a box each (as DAB-DETR): a layer looks from the box's place, and corrects the box."
-    query_box: nn.Parameter | None; gaze: nn.ModuleList | None; temperature: float
+    query_box: nn.Parameter | None; gaze: nn.ModuleList | None; place_code: PositionalEncoding2D
 
     def decode(self, memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"], cells: Float[Tensor, "B h w 2"],
                hidden: Bool[Tensor, "B L"] | None = None, attention: bool = False) -> Decoded:
         "As in `ImageToSet`, and the very same if the queries have no boxes."
         if self.query_box is None: return super().decode(memory, pos, cells, hidden, attention)
-        queries = self.query_embed.weight.expand(len(memory), -1, -1)
-        tgt, box = torch.zeros_like(queries), self.query_box.expand(len(memory), -1, -1)
-        outs, pairs, read = list[Tensor](), list[tuple[Tensor, Tensor]](), list[Tensor]()
+        queries = self.query_embed.weight.expand(memory.shape[0], -1, -1)
+        tgt, box = torch.zeros_like(queries), self.query_box.expand(memory.shape[0], -1, -1)
+        outs: list[Tensor] = []
+        read: list[Tensor] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for layer, gaze in zip(self.decoder.layers, self.gaze or [None] * len(self.decoder.layers)):
-            place = place_codes(box, queries.shape[-1], self.temperature).to(queries.dtype)
+            place = place_codes(box, self.place_code).to(queries.dtype)
             ask = (outs[-1] if outs else tgt) + queries + place
             near = gaze(ask, box.float().sigmoid(), cells, hidden) if gaze else None
             tgt = layer(tgt, memory, pos, queries + place, None if gaze else hidden, need_weights=attention, bias=near)
@@ -274,7 +273,7 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
                       n_dec_layers=n_dec_layers, dim_ff=dim_ff)
         if window is not None and not (len(window) == 2 and min(window) >= 1):
             raise ValueError(f"window is {window}; wanted two sides in pixels, of a window and of what it is resized to")
-        self.num_classes, self.num_queries, self.temperature = num_classes, num_queries, temperature
+        self.num_classes, self.num_queries = num_classes, num_queries
         self.class_names, self.window = _name_classes(num_classes, class_names), window
         cnn: Any = dict(stride=stride, dilation=dilation, norm=norm, weights=backbone_weights)
         self.normalize, self.backbone = Normalize(), Backbone(d_model, backbone_name, **cnn)
@@ -290,6 +289,7 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
         self.heads = DetrPredictionHeads(d_model, num_classes, no_object_prior=no_object_prior)
         if query_boxes:
             self.query_box = nn.Parameter(grid_boxes(num_queries))
+            self.place_code = PositionalEncoding2D(d_model, temperature)
             for p in self.heads.bbox_head[-1].parameters(): nn.init.zeros_(p)
 
 # %% ../nbs/08_detr.ipynb #6a6204a9

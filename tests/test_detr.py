@@ -318,7 +318,7 @@ def test_query_boxes_start_on_the_grid(position, images):
 
 def test_place_codes_are_nearest_to_their_own_cell():
     code = PositionalEncoding2D(32, 20.0)(torch.zeros(1, 32, 12, 12))[0].flatten(1)
-    best = (place_codes(grid_boxes(9), 32, 20.0) @ code).argmax(1)
+    best = (place_codes(grid_boxes(9), PositionalEncoding2D(32, 20.0)) @ code).argmax(1)
     cells = torch.stack([best % 12, best // 12], -1).float() + 0.5
     assert (cells / 12 - grid_boxes(9)[:, :2].sigmoid()).abs().max() < 0.1
 
@@ -336,7 +336,7 @@ def test_boxed_queries_by_hand(images):
     )
     out = model(images)
     for layer, found in zip(model.decoder.layers, [*out["aux_outputs"], out]):
-        tgt = layer(tgt, memory, pos, model.query_embed.weight + place_codes(box, 32, 20.0))
+        tgt = layer(tgt, memory, pos, model.query_embed.weight + place_codes(box, model.place_code))
         logits, boxes = model.heads(model.decoder.norm(tgt), box)
         torch.testing.assert_close(found["pred_boxes"], boxes, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found["pred_logits"], logits, rtol=1e-4, atol=1e-5)
@@ -370,7 +370,7 @@ def test_each_layer_asks_by_what_the_last_one_said_its_query_and_its_place(image
     assert len(seen) == 3
     for (ask, box), before, found in zip(seen, said, boxes):
         torch.testing.assert_close(box, found, atol=1e-4, rtol=0)
-        wanted = before + model.query_embed.weight + place_codes(box.logit(), 32)
+        wanted = before + model.query_embed.weight + place_codes(box.logit(), PositionalEncoding2D(32))
         torch.testing.assert_close(ask, wanted, atol=1e-3, rtol=0)
 
 
