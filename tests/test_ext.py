@@ -78,6 +78,38 @@ ONE = [
 ]
 
 
+BOX = """\
+(here)=
+## Differences
+
+```{admonition} Paper, code, ours
+:class: deviation
+Ours is {math}`1 + 1`, with {fact}`detr-ap`; see [differences](#here), [the package](api.md), [elsewhere](https://a.org/b).
+```
+"""
+CONCORDANCE = """\
+paper = { sections = ["3"], equations = 2, tables = 0, figures = 0, listings = 0, appendices = [] }
+[item."Section 3"]
+what = "the model"
+not_built = "it is long"
+see = ["01_one # Differences"]
+[item."Eq. 1"]
+what = "area"
+built = [{ at = "01_one # In `code`", symbols = ["one.area"], tests = ["test_one.py::test_area"] }]
+[item."Eq. 2"]
+what = "double"
+built = [{ at = "01_one # In `code`", symbols = ["one.Box.double"], tests = ["test_one.py::test_area"] }]
+not_built = "thrice"
+"""
+GENERATED = {
+    "book/nbs/ledger.md": "# Ledger\n\n```{ledger}\n```\n",
+    "book/nbs/concordance.md": "# Concordance\n\n```{concordance}\n```\n",
+    "book/nbs/concordance.toml": CONCORDANCE,
+    "tests/test_one.py": "def test_area(): pass\n",
+}
+PAPER = [*ONE, text("## In `code`\n\nEquations 1 and 2."), text(BOX)]
+
+
 def test_split():
     assert ext.split("#| export\n# | hide_input : true\n\nx = 1\n#| y") == (
         {"export": "", "hide_input": "true"},
@@ -121,8 +153,8 @@ def test_seconds(s, said):
     assert ext.seconds(s) == said
 
 
-def book(tmp_path, cells=ONE, module=MODULE):
-    "Build a book of two pages with Sphinx -n -W -> (exit code, warnings, {page: html})."
+def book(tmp_path, cells=ONE, module=MODULE, files={}):  # noqa: B006
+    "Build a book of two pages and `files` with Sphinx -n -W -> (exit code, warnings, {page: html})."
     src, package = tmp_path / "book", tmp_path / "tiny"
     (src / "nbs").mkdir(parents=True)
     (src / "executed").mkdir()
@@ -131,7 +163,11 @@ def book(tmp_path, cells=ONE, module=MODULE):
     (package / "one.py").write_text(module)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), src / "nbs/01_one.ipynb")
     (src / "nbs/api.md").write_text("# API\n\n<!-- api -->\n\n```{facts}\n```\n")
-    (src / "index.md").write_text("# Book\n\n```{toctree}\nnbs/01_one\nnbs/api\n```\n")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    more = "\n".join(name[len("book/") : -len(".md")] for name in files if name.endswith(".md"))
+    (src / "index.md").write_text(f"# Book\n\n```{{toctree}}\nnbs/01_one\nnbs/api\n{more}\n```\n")
     (src / "nbs/paper_facts.toml").write_text(
         '[detr-ap]\nvalue = 42.0\nunit = " AP"\nwhat = "What it is"\nsource = "Table 1"\n'
     )
@@ -162,7 +198,7 @@ def book(tmp_path, cells=ONE, module=MODULE):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    status, warnings, pages = book(tmp_path_factory.mktemp("book"))
+    status, warnings, pages = book(tmp_path_factory.mktemp("book"), PAPER, files=GENERATED)
     assert status == 0, warnings
     return pages
 
@@ -223,3 +259,59 @@ def test_a_name_of_ours_that_does_not_resolve_fails_the_build(tmp_path):
     cells = [*ONE, text("{py:class}`tiny.one.Box`, {py:class}`torch.Tensor`"), text("{py:class}`tiny.one.Gone`")]
     status, warnings, _ = book(tmp_path, cells)
     assert status and "tiny.one.Gone" in warnings and "torch" not in warnings and "Box" not in warnings
+
+
+def test_ledger_holds_the_box_with_its_links_mended(built):
+    page = built["nbs/ledger.html"]
+    assert '<section id="ledger-01-one">' in page and re.search(r"<h2>One<", page)
+    (box,) = re.findall(r'<div class="deviation admonition">(.*?)</div>', page, re.S)
+    links = re.findall(r'href="([^"]+)"', box)
+    assert links == ["01_one.html#deviation", "01_one.html#here", "api.html", "https://a.org/b"]
+    assert 'title="What it is (Table 1)">42.0 AP</abbr>' in box and r"\(1 + 1\)" in box and "mathjax" in page.lower()
+    assert '<div class="deviation admonition" id="deviation">' in built["nbs/01_one.html"]
+
+
+def test_ledger_in_another_folder_links_from_there(tmp_path):
+    files = {"book/far/ledger.md": GENERATED["book/nbs/ledger.md"]}
+    status, warnings, pages = book(tmp_path, PAPER, files=files)
+    assert status == 0, warnings
+    links = re.findall(r'href="([^"]+)"', pages["far/ledger.html"].split('class="deviation')[1].split("</div>")[0])
+    assert links[:3] == ["../nbs/01_one.html#deviation", "../nbs/01_one.html#here", "../nbs/api.html"]
+
+
+def test_concordance_leads_to_place_symbol_and_test(built):
+    page, chapter = built["nbs/concordance.html"], built["nbs/01_one.html"]
+    assert "numbers 3 things. Of these 1 are built in this book, 1 in part, and 1 are not built" in words(page)
+    assert 'href="01_one.html#in-code"' in page and 'id="in-code"' in chapter
+    assert 'href="01_one.html#differences"' in page and 'id="differences"' in chapter
+    assert 'href="api.html#tiny.one.area"' in page and 'id="tiny.one.area"' in built["nbs/api.html"]
+    assert 'href="../source/one.html#L24"' in page and "test_one.py::test_area" in words(page)
+    assert "Not built: it is long" in words(page) and "The rest is not built: thrice" in words(page)
+
+
+@pytest.mark.parametrize(
+    "name, old, new, says",
+    [
+        ("ledger.md", "{ledger}", "{ledger}\n01_one: it has nothing to say", "01_one is excused and has a box"),
+        ("concordance.toml", "equations = 2", "equations = 3", "Eq. 3 is neither built nor excused"),
+        ("concordance.toml", "test_one.py::test_area", "test_one.py::test_gone", "there is no test test_one.py::test_gone"),
+        ("concordance.toml", "# Differences", "# Likenesses", "01_one has no heading 'Likenesses'"),
+    ],
+)
+def test_a_fault_in_a_generated_page_fails_the_build(tmp_path, name, old, new, says):
+    page = f"book/nbs/{name}"
+    status, warnings, _ = book(tmp_path, PAPER, files={**GENERATED, page: GENERATED[page].replace(old, new)})
+    assert status and says in warnings
+
+
+@pytest.mark.parametrize(
+    "excuse, says",
+    [
+        ("", "01_one has no box 'Paper, code, ours'"),
+        ("01_one:\n", "01_one has no box 'Paper, code, ours', and no reason"),
+        ("01_one: nobody differs\n", None),
+    ],
+)
+def test_a_chapter_without_a_box_needs_an_excuse(tmp_path, excuse, says):
+    status, warnings, _ = book(tmp_path, files={"book/nbs/ledger.md": f"# Ledger\n\n```{{ledger}}\n{excuse}```\n"})
+    assert (status == 0) == (says is None) and (says or "") in warnings

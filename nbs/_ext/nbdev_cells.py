@@ -6,6 +6,7 @@
   this site; each mark in a source page links back to its cell.
 - `{cost}`: measured time and memory of the run that made the page.  `{fact}`: a number of the paper, with its source.
 - `<!-- api -->` in a page: the API of every module, each with a link to the chapter that builds it.
+- `{concordance}` and `{ledger}`, two pages made of all others: see concordance.py.
 - A figure without alternative text is a warning, and the build takes warnings for errors.
 """
 
@@ -432,4 +433,5 @@ def setup(app):
     app.connect("doctree-read", source_links)
     app.connect("missing-reference", outside_names)
     app.connect("html-collect-pages", source_pages)
+    app.setup_extension("concordance")
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
