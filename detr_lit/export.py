@@ -74,7 +74,7 @@ def export_onnx(model: DETR, path: str | Path, *, attention: bool = False) -> Pa
     if missing: raise ImportError(f"{' and '.join(missing)} missing; pip install 'detr_lit[export]'")
     path, function, was_training = Path(path), AsFunction(model, attention), model.training
     with tracing(), torch.no_grad():
-        program = torch.onnx.export(function.eval(), example(model), input_names=["images", "mask"],
+        program: Any = torch.onnx.export(function.eval(), example(model), input_names=["images", "mask"],
                                     output_names=function.names, dynamic_shapes=dynamic_shapes(), dynamo=True)
     model.train(was_training)
     inputs = {i.name: [*i.shape] for i in program.model.graph.inputs}
