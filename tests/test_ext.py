@@ -121,8 +121,8 @@ def test_seconds(s, said):
     assert ext.seconds(s) == said
 
 
-def book(tmp_path, cells=ONE, module=MODULE):
-    "Build a book of two pages with Sphinx -n -W -> (exit code, warnings, {page: html})."
+def book(tmp_path, cells=ONE, module=MODULE, mutants=""):
+    "Build a book of two pages, or of three with mutants, with Sphinx -n -W -> (exit code, warnings, {page: html})."
     src, package = tmp_path / "book", tmp_path / "tiny"
     (src / "nbs").mkdir(parents=True)
     (src / "executed").mkdir()
@@ -131,7 +131,11 @@ def book(tmp_path, cells=ONE, module=MODULE):
     (package / "one.py").write_text(module)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), src / "nbs/01_one.ipynb")
     (src / "nbs/api.md").write_text("# API\n\n<!-- api -->\n\n```{facts}\n```\n")
-    (src / "index.md").write_text("# Book\n\n```{toctree}\nnbs/01_one\nnbs/api\n```\n")
+    (src / "index.md").write_text("# Book\n\n```{toctree}\n:glob:\nnbs/*\n```\n")
+    if mutants:
+        (src / "tests/mutants").mkdir(parents=True)
+        (src / "tests/mutants/01_one.toml").write_text(mutants)
+        (src / "nbs/broken.md").write_text("# Broken\n\n<!-- mutants --> lines.\n\n```{broken-lines}\n```\n")
     (src / "nbs/paper_facts.toml").write_text(
         '[detr-ap]\nvalue = 42.0\nunit = " AP"\nwhat = "What it is"\nsource = "Table 1"\n'
     )
@@ -140,7 +144,7 @@ def book(tmp_path, cells=ONE, module=MODULE):
     )
     (src / "conf.py").write_text(
         textwrap.dedent("""
-        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells"]
+        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells", "broken"]
         nb_execution_mode = "off"
         nb_custom_formats = {".ipynb": ["nbdev_cells.read", {"package": "tiny"}]}
         book_package = "tiny"
