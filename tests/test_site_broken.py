@@ -79,7 +79,7 @@ def test_wrong_then_right_then_reload_then_forget(game, total):
     game.page.locator("button.reset").click()
     assert game.score() == [0, 0, total] and not answer.locator("dl").is_visible()
     game.page.reload()
-    assert game.score() == [0, 0, total] and game.card.locator(".wrong, .right").count() == 0
+    assert game.score() == [0, 0, total] and game.card.locator(".line.wrong, .line.right").count() == 0
     assert game.page.complaints == []
 
 
@@ -144,6 +144,7 @@ def test_a_missing_line_is_found_from_both_sides(game):
         assert len(right) == 2
         game.line(right[i]).click()
         assert game.said() == f"Line {right[i]} it is, at the first click."
+        assert game.card.locator(".line.right").count() == 2
 
 
 def test_the_wrong_line_looks_like_the_others(game):
@@ -155,10 +156,10 @@ def test_the_wrong_line_looks_like_the_others(game):
 
 def test_code_scrolls_in_its_box_on_a_phone(open_page):
     game = Game(open_page(f"{PAGE}#card-06_matcher-1", width=390, height=844, scheme="dark"))
-    wide, box, page = game.card.locator("pre.broken-code").evaluate(
-        "pre => [pre.scrollWidth, pre.clientWidth, document.documentElement.scrollWidth]"
+    scrolled, page = game.card.locator("pre.broken-code").evaluate(
+        "pre => { pre.scrollLeft = 80; return [pre.scrollLeft, document.documentElement.scrollWidth]; }"
     )
-    assert wide > box and page <= 390
+    assert scrolled == 80 and page <= 390
     heights = game.card.locator("[data-line]").evaluate_all("lines => lines.map(l => l.getBoundingClientRect().height)")
     assert min(heights) >= 22
     game.find()

@@ -72,24 +72,16 @@ def enclosing(body: list[ast.stmt], line: int) -> tuple[str, list[ast.stmt], int
 def with_neighbours(
     siblings: list[ast.stmt], i: int, source: list[str]
 ) -> tuple[list[ast.stmt], dict[int, str], set[int]]:
-    "A definition of a line or two is no puzzle: show those around it too. -> (definitions, lines, those without code)."
-    lo, hi = i, i + 1
-    while True:
-        lines = range(span(siblings[lo]).start, span(siblings[hi - 1]).stop)
+    "A line or two are no puzzle: the next or the last definition keeps them company. -> (shown, its lines, the silent)."
+    pairs = [siblings[i : i + 2], siblings[max(i - 1, 0) : i + 1]]
+    fitting = [p for p in pairs if span(p[-1]).stop - span(p[0]).start <= LONGEST + 5 and {*map(type, p)} <= {*DEFINES}]
+    for shown in [siblings[i : i + 1], *fitting]:
+        lines = range(span(shown[0]).start, span(shown[-1]).stop)
         code = {n: source[n - 1] for n in lines if not MARK.match(source[n - 1])}
-        silent = {n for s in siblings[lo:hi] for n in docstring_lines(s)} | {n for n in code if not code[n].strip()}
-        larger = [(lo, hi + 1), (lo - 1, hi)] if len(code) - len(silent) < FEWEST else []
-        for a, b in larger:
-            if (
-                a >= 0
-                and all(isinstance(s, DEFINES) for s in siblings[a:b])
-                and b <= len(siblings)
-                and (span(siblings[b - 1]).stop - span(siblings[a]).start <= LONGEST + 5)
-            ):
-                lo, hi = a, b
-                break
-        else:
-            return siblings[lo:hi], code, silent
+        silent = {n for s in shown for n in docstring_lines(s)} | {n for n in code if not code[n].strip()}
+        if len(code) - len(silent) >= FEWEST:
+            break
+    return shown, code, silent
 
 
 def docstring_lines(node: ast.stmt) -> set[int]:
@@ -107,7 +99,7 @@ def card(mutant: dict, source: str) -> Card:
         raise ValueError(f"`find` occurs {source.count(mutant['find'])} times in the module, or `put` changes nothing")
     changed = source.replace(mutant["find"], mutant["put"])
     old, new = source.splitlines(), changed.splitlines()
-    head = next(i for i in count() if old[i : i + 1] != new[i : i + 1])  # lines before the first that differs
+    head = next(i for i in range(len(old) + 1) if old[i : i + 1] != new[i : i + 1])  # lines before the first that differs
     most = min(len(old), len(new)) - head
     tail = next(i for i in count() if i == most or old[-1 - i] != new[-1 - i])
     before, after = old[head : len(old) - tail], new[head : len(new) - tail]
@@ -158,7 +150,7 @@ def diff_html(broken: str, right: str) -> str:
         marked = f"<{tag}>{middle}</{tag}>" if middle else ""
         return f'<dt class="{kind}">{label}</dt><dd><pre>{start}{marked}{end}</pre></dd>' if text else ""
 
-    return f'<dl class="broken-diff">{row("Broken", "broken", "del", broken)}{row("Right", "right", "ins", right)}</dl>'
+    return f'<dl class="broken-diff">{row("Broken", "is-broken", "del", broken)}{row("Right", "is-right", "ins", right)}</dl>'
 
 
 def card_html(c: Card, head: dict[str, str], links: dict[str, str]) -> str:
@@ -169,17 +161,17 @@ def card_html(c: Card, head: dict[str, str], links: dict[str, str]) -> str:
     if links["check"]:
         checks.append(f'the cells of <a href="{links["check"]}">{head["check"]}</a>')
     return f"""
-<article class="broken-card" id="{head["id"]}" tabindex="-1" data-chapter="{head["chapter"]}"
+<article class="broken-card" id="{head["id"]}" aria-labelledby="{head["id"]}-hint" tabindex="-1" data-chapter="{head["chapter"]}"
  data-key="{head["chapter"]}: {html.escape(c.name)}" data-answers="{" ".join(map(str, c.answers))}">
 <p class="broken-where"><span>{head["title"]}</span> <span>{head["number"]} of {head["of"]}</span></p>
-<h2>{html.escape(c.hint, quote=False)}</h2>
+<h2 id="{head["id"]}-hint">{html.escape(c.hint, quote=False)}</h2>
 <p class="broken-place">{places} in <code>{head["module"]}</code>{gap}</p>
 {code_html(c)}
 <p class="broken-said" role="status"></p>
 <details class="broken-answer"><summary>Show the answer</summary>
 <h3>{html.escape(c.name[0].upper() + c.name[1:], quote=False)}</h3>
 {diff_html(c.after, c.before)}
-<p>Caught by {" and ".join(checks)}. Built in <a href="{links["cell"]}">{head["title"]}</a>;
+<p>Caught by {" or ".join(checks)}. Built in <a href="{links["cell"]}">{head["title"]}</a>;
 <a href="{links["source"]}">line {c.line} of the module</a>.</p>
 </details>
 </article>"""
@@ -223,10 +215,10 @@ def page_html(app, docname: str) -> str:
         page, squares = f"nbs/{chapter}", []
         for i, m in enumerate(mutants, 1):
             module = f"{app.config.book_package}.{m['module']}"
-            source = files[module].read_text("utf-8")
             try:
+                source = files[module].read_text("utf-8")
                 c = card(m, source)
-            except (ValueError, SyntaxError) as e:
+            except (KeyError, ValueError, SyntaxError) as e:
                 said = f"mutant {m['name']!r} of {chapter}: {e}"
                 logger.warning(said, location=docname, type="book", subtype="mutant")
                 continue
