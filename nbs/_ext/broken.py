@@ -99,7 +99,7 @@ def card(mutant: dict, source: str) -> Card:
         raise ValueError(f"`find` occurs {source.count(mutant['find'])} times in the module, or `put` changes nothing")
     changed = source.replace(mutant["find"], mutant["put"])
     old, new = source.splitlines(), changed.splitlines()
-    head = next(i for i in range(len(old) + 1) if old[i : i + 1] != new[i : i + 1])  # lines before the first that differs
+    head = next(i for i in range(len(old) + 1) if old[i : i + 1] != new[i : i + 1])  # lines before the difference
     most = min(len(old), len(new)) - head
     tail = next(i for i in count() if i == most or old[-1 - i] != new[-1 - i])
     before, after = old[head : len(old) - tail], new[head : len(new) - tail]
@@ -150,7 +150,9 @@ def diff_html(broken: str, right: str) -> str:
         marked = f"<{tag}>{middle}</{tag}>" if middle else ""
         return f'<dt class="{kind}">{label}</dt><dd><pre>{start}{marked}{end}</pre></dd>' if text else ""
 
-    return f'<dl class="broken-diff">{row("Broken", "is-broken", "del", broken)}{row("Right", "is-right", "ins", right)}</dl>'
+    now = row("Broken", "is-broken", "del", broken)
+    wanted = row("Right" if broken else "Missing", "is-right", "ins", right)
+    return f'<dl class="broken-diff">{now}{wanted}</dl>'
 
 
 def card_html(c: Card, head: dict[str, str], links: dict[str, str]) -> str:
