@@ -27,11 +27,13 @@ FILES = {
     "test_notebooks": "tree",
     "test_lint": "tree",
     "test_ext": "tools",
+    "test_broken": "tools",
     "test_execute": "tools",
     "test_mutants": "tools",
     "test_wheel": "wheel",
     "test_chapters": "chapters",
     "test_site": "site",
+    "test_site_broken": "site",
 }
 
 

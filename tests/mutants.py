@@ -26,8 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 try:
@@ -162,22 +164,33 @@ def verdict(mutant: Mutant, copy: Path, timeout: int = 600) -> str:
     return chapter_says(copy, chapter, timeout) if chapter else ""
 
 
-def green(mutants: list[Mutant], root: Path) -> list[str]:
-    "Checks that are red before any sabotage: they would prove nothing."
-    with tempfile.TemporaryDirectory() as tmp:
-        copy = copy_of(root, Path(tmp, "repo"))
-        tests = sorted({t for m in mutants for t in m.tests})
-        chapters = sorted({c for m in mutants if (c := m.chapter or ("" if m.tests else own_chapter(m, root)))})
-        red = [pytest_says(copy, tests, 1800)] if tests else []
-        return [r for r in red + [chapter_says(copy, c, 600) for c in chapters] if r]
+def jobs_without_sabotage(mutants: list[Mutant], root: Path) -> list[Callable[[], str]]:
+    "The checks as they stand, each in a copy of its own: what is red now proves nothing later."
+
+    def in_a_copy(check: Callable[[Path], str]) -> str:
+        with tempfile.TemporaryDirectory() as tmp:
+            return check(copy_of(root, Path(tmp, "repo")))
+
+    tests = sorted({t for m in mutants for t in m.tests})
+    chapters = sorted({c for m in mutants if (c := m.chapter or ("" if m.tests else own_chapter(m, root)))})
+    checks = [partial(pytest_says, tests=tests, timeout=1800)] if tests else []
+    checks += [partial(chapter_says, chapter=c, timeout=600) for c in chapters]
+    return [partial(in_a_copy, check) for check in checks]
+
+
+def table(results: list[tuple[Mutant, str, float]]) -> list[str]:
+    "A line a module: mutants, killed, seconds."
+    lines = [f"   {'module':<18} {'mutants':>8} {'killed':>8} {'seconds':>8}"]
+    modules = dict.fromkeys(m.module for m, _, _ in results)
+    for name, mine in [(n, [r for r in results if r[0].module == n]) for n in modules] + [("all", results)]:
+        killed, seconds = sum(bool(red) for _, red, _ in mine), sum(s for _, _, s in mine)
+        lines.append(f"   {name:<18} {len(mine):>8} {killed:>8} {seconds:>8.0f}")
+    return lines
 
 
 def run(mutants: list[Mutant], root: Path = ROOT, say=print, jobs: int = 2) -> int:
     if bad := flaws(mutants, root):
         say("\n".join(bad))
-        return 1
-    if red := green(mutants, root):
-        say("red without any sabotage: " + ", ".join(red))
         return 1
 
     def one(m: Mutant) -> tuple[Mutant, str, float]:
@@ -187,15 +200,22 @@ def run(mutants: list[Mutant], root: Path = ROOT, say=print, jobs: int = 2) -> i
             sabotage(m, copy)
             return m, verdict(m, copy), time.perf_counter() - start
 
-    survivors = []
+    results = []
     with ThreadPoolExecutor(jobs) as pool:
-        for m, red, seconds in pool.map(one, mutants):
+        before = [pool.submit(job) for job in jobs_without_sabotage(mutants, root)]
+        after = [pool.submit(one, m) for m in mutants]
+        if red := [r for job in before if (r := job.result())]:
+            pool.shutdown(cancel_futures=True)
+            say("red without any sabotage: " + ", ".join(red))
+            return 1
+        for job in after:
+            m, red, seconds = job.result()
+            results.append((m, red, seconds))
             say(f"   {m.file:<18} {m.name:<34} {'killed by ' + red if red else 'SURVIVED':<64} {seconds:5.1f} s")
             if not red:
-                survivors.append(m)
                 say(f"   {'':<18} a reader would see: {m.hint}")
-    say(f"   {len(mutants)} mutants, {len(survivors)} survived")
-    return bool(survivors)
+    say("\n".join(["", *table(results)]))
+    return any(not red for _, red, _ in results)
 
 
 def main(argv: list[str]) -> int:

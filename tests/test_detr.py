@@ -343,6 +343,8 @@ def test_boxed_queries_by_hand(images):
         box = boxes.detach().logit()
     first = torch.autograd.grad(out["aux_outputs"][0]["pred_boxes"].sum(), model.query_box, retain_graph=True)[0]
     assert (first != 0).all()
+    last = [torch.autograd.grad(b.sum(), model.query_box, retain_graph=True)[0] for b in (out["pred_boxes"], boxes)]
+    torch.testing.assert_close(*last, rtol=1e-3, atol=1e-6)
 
 
 def test_gaze_draws_attention_to_the_box(images):

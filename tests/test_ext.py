@@ -153,8 +153,8 @@ def test_seconds(s, said):
     assert ext.seconds(s) == said
 
 
-def book(tmp_path, cells=ONE, module=MODULE, files={}):  # noqa: B006
-    "Build a book of two pages and `files` with Sphinx -n -W -> (exit code, warnings, {page: html})."
+def book(tmp_path, cells=ONE, module=MODULE, files={}, mutants=""):  # noqa: B006
+    "A book of two pages, of `files`, and with mutants of one more; Sphinx -n -W -> (exit code, warnings, {page: html})."
     src, package = tmp_path / "book", tmp_path / "tiny"
     (src / "nbs").mkdir(parents=True)
     (src / "executed").mkdir()
@@ -163,6 +163,11 @@ def book(tmp_path, cells=ONE, module=MODULE, files={}):  # noqa: B006
     (package / "one.py").write_text(module)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), src / "nbs/01_one.ipynb")
     (src / "nbs/api.md").write_text("# API\n\n<!-- api -->\n\n```{facts}\n```\n")
+    if mutants:
+        files = files | {
+            "book/tests/mutants/01_one.toml": mutants,
+            "book/nbs/broken.md": "# Broken\n\n<!-- mutants --> lines.\n\n```{broken-lines}\n```\n",
+        }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -176,7 +181,7 @@ def book(tmp_path, cells=ONE, module=MODULE, files={}):  # noqa: B006
     )
     (src / "conf.py").write_text(
         textwrap.dedent("""
-        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells"]
+        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells", "broken"]
         nb_execution_mode = "off"
         nb_custom_formats = {".ipynb": ["nbdev_cells.read", {"package": "tiny"}]}
         book_package = "tiny"

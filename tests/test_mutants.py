@@ -51,11 +51,14 @@ def outcome(tree, toml=TOML):
 def test_a_seen_mutant_is_killed(tree):
     status, said = outcome(tree)
     assert status == 0 and "killed by test_a.py::test_add" in said
+    counts = [line.split()[:3] for line in said.splitlines()[-3:]]
+    assert counts == [["module", "mutants", "killed"], ["a", "1", "1"], ["all", "1", "1"]]
 
 
 def test_a_blind_test_lets_it_survive(tree):
     status, said = outcome(tree, TOML.replace("test_add", "test_blind"))
     assert status == 1 and "SURVIVED" in said and "Sums shrink." in said
+    assert said.splitlines()[-1].split()[:3] == ["all", "1", "0"]
     assert "x + y" in (tree / "detr_lit/a.py").read_text(), "the tree itself is never touched"
 
 

@@ -61,8 +61,8 @@ def open_page(browser, base):
     "Open a page; what it says on the console and asks from other hosts is collected in `page.complaints`."
     contexts = []
 
-    def go(path, width=1280, height=900, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    def go(path, width=1280, height=900, scheme="light", **settings):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **settings)
         contexts.append(context)
         page = context.new_page()
         page.complaints = []
