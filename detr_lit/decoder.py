@@ -43,7 +43,8 @@ class TransformerDecoderLayer(NormPlace):
         """
         check_tokens(self.self_attn.embed_dim, tgt, query_pos)
         check_tokens(self.self_attn.embed_dim, memory, pos, mask)
-        if len(tgt) != len(memory): raise ValueError(f"slots are of {len(tgt)} images, memory of {len(memory)}")
+        if tgt.shape[0] != memory.shape[0]:
+            raise ValueError(f"slots are of {tgt.shape[0]} images, memory of {memory.shape[0]}")
         tgt = self.after(self.norm1, tgt + self.dropout(self.ask_each_other(self.before(self.norm1, tgt), query_pos)))
         who = self.before(self.norm2, tgt) + query_pos
         extra = bias if bias is None else bias.flatten(0, 1)

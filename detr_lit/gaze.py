@@ -25,7 +25,7 @@ def check_look(d_model: int, ask: Tensor, box: Tensor, cells: Tensor, hidden: Te
     "ValueError unless ask is [B, N, d_model], box [B, N, 4], cells [B, h, w, 2], and hidden, if any, bool [B, h * w]."
     got = f"ask is {list(ask.shape)}, box {list(box.shape)}, cells {list(cells.shape)}"
     if ask.dim() != 3 or ask.shape[2] != d_model or box.shape != (*ask.shape[:2], 4) or (
-            cells.dim() != 4 or len(cells) != len(ask) or cells.shape[3] != 2):
+            cells.dim() != 4 or cells.shape[0] != ask.shape[0] or cells.shape[3] != 2):
         raise ValueError(f"{got}; wanted [B, N, {d_model}], [B, N, 4], [B, h, w, 2]")
     if hidden is not None and (hidden.dtype != torch.bool or hidden.shape != cells.flatten(1, 2).shape[:2]):
         raise ValueError(f"hidden is {hidden.dtype} {list(hidden.shape)}; {got} want bool [B, h * w], True on padding")

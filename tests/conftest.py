@@ -28,6 +28,7 @@ FILES = {
     "test_lint": "tree",
     "test_ext": "tools",
     "test_broken": "tools",
+    "test_concordance": "tools",
     "test_execute": "tools",
     "test_mutants": "tools",
     "test_wheel": "wheel",
