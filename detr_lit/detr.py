@@ -245,6 +245,11 @@ def _at_least_one(**counts: int) -> None:
         if not isinstance(n, int) or n < 1: raise ValueError(f"{name} is {n!r}; it must be a whole number, at least 1")
 
 
+def _two_sides(window: list[int] | None) -> None:
+    if window is not None and not (len(window) == 2 and min(window) >= 1):
+        raise ValueError(f"window is {window}; wanted two sides in pixels, of a window and of what it is resized to")
+
+
 def _name_classes(num_classes: int, names: list[str] | None = None) -> list[str]:
     "The names of classes 1..K, made up if there are none; ValueError for another number of them."
     names = list(names or [f"class {i}" for i in range(1, num_classes + 1)])
@@ -271,8 +276,7 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
         super().__init__()
         _at_least_one(num_classes=num_classes, num_queries=num_queries, d_model=d_model, n_heads=n_heads,
                       n_dec_layers=n_dec_layers, dim_ff=dim_ff)
-        if window is not None and not (len(window) == 2 and min(window) >= 1):
-            raise ValueError(f"window is {window}; wanted two sides in pixels, of a window and of what it is resized to")
+        _two_sides(window)
         self.num_classes, self.num_queries = num_classes, num_queries
         self.class_names, self.window = _name_classes(num_classes, class_names), window
         cnn: Any = dict(stride=stride, dilation=dilation, norm=norm, weights=backbone_weights)

@@ -72,11 +72,10 @@ def export_onnx(model: DETR, path: str | Path, *, attention: bool = False) -> Pa
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing: raise ImportError(f"{' and '.join(missing)} missing; pip install 'detr_lit[export]'")
-    path, function, was_training = Path(path), AsFunction(model, attention), model.training
+    path, function = Path(path), AsFunction(model, attention)
     with tracing(), torch.no_grad():
-        program: Any = torch.onnx.export(function.eval(), example(model), input_names=["images", "mask"],
-                                    output_names=function.names, dynamic_shapes=dynamic_shapes(), dynamo=True)
-    model.train(was_training)
+        program: Any = torch.onnx.export(function, example(model), input_names=["images", "mask"],
+                                         output_names=function.names, dynamic_shapes=dynamic_shapes(), dynamo=True)
     inputs = {i.name: [*i.shape] for i in program.model.graph.inputs}
     if any(isinstance(size, int) for shape in inputs.values() for size in (shape[0], *shape[-2:])):
         raise RuntimeError(f"a size became a constant, {inputs}: the model's code made a Python number of it")

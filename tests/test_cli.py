@@ -25,9 +25,33 @@ def picture(tmp_path):
 def test_version_and_help():
     assert run("version") == (0, f"detr_lit {detr_lit.__version__}, torch {__import__('torch').__version__}\n")
     code, said = run("--help")
-    assert code == 0 and all(c in said for c in ("train", "eval", "detect", "version"))
-    for command in ("train", "eval", "detect"):
+    assert code == 0 and all(c in said for c in ("train", "eval", "detect", "export", "version"))
+    for command in ("train", "eval", "detect", "export"):
         assert "Example: detr-lit " + command in " ".join(run(command, "--help")[1].split())
+
+
+def test_eval_of_a_coco_folder(tmp_path):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    image, target = ToyDetectionDataset(10, split="test")[4]
+    torchvision.utils.save_image(image, tmp_path / "val2017/a.png")
+    boxes = torchvision.ops.box_convert(target["boxes"] * 128, "cxcywh", "xywh").tolist()
+    rows = [dict(id=i + 1, image_id=3, category_id=k, bbox=b, area=b[2] * b[3], iscrowd=0)
+            for i, (k, b) in enumerate(zip(target["labels"].tolist(), boxes))]
+    coco = dict(images=[dict(id=3, file_name="a.png")], annotations=rows)
+    (tmp_path / "annotations/instances_val2017.json").write_text(json.dumps(coco))
+    code, said = run("eval", "--weights", "toy", "--coco", tmp_path, "--short", 128, "--json")
+    assert code == 0 and json.loads(said[said.index("{"):])["AP50"] > 0.8
+    code, said = run("eval", "--weights", "toy", "--coco", tmp_path / "val2017")
+    assert code == 1 and "instances_val2017.json is not there" in said
+
+
+@pytest.mark.slow
+def test_export(tmp_path):
+    code, said = run("export", "--weights", "toy", tmp_path / "toy.onnx", "--attention")
+    assert code == 0 and "toy.onnx" in said and (tmp_path / "toy.onnx").stat().st_size > 100_000
+    code, said = run("export", "--weights", "tyo", tmp_path / "x.onnx")
+    assert code == 1 and said.startswith("error: there are no weights 'tyo'") and not (tmp_path / "x.onnx").exists()
 
 
 def test_unknown_words_are_refused():
