@@ -214,8 +214,8 @@ def model_card(model: Any, metrics: dict[str, float] | None = None, data: str = 
 class Pretrained(PyTorchModelHubMixin):
     """`save_pretrained(folder)`, `push_to_hub(name)`, `from_pretrained(name)`: config.json, model.safetensors, no pickles.
 
-    `model_card_kwargs=dict(metrics=..., data=...)` of the first two goes to `model_card`. `sources`: further names, each
-    with a function that makes the model.
+    The first two take `model_card_kwargs`, a dict for `model_card`. `sources`: further names, each with a function that
+    makes the model.
     """
     sources: ClassVar[dict[str, Any]] = {}
 

@@ -117,6 +117,8 @@ def test_keyboard_alone(game, total):
     press, focused = game.page.keyboard.press, "document.activeElement"
     game.page.locator("select").focus()
     press("Tab")
+    if game.page.evaluate(f"{focused}.tagName") == "PRE":  # the theme lets wide code be scrolled with the keys
+        press("Tab")
     wrong, right = game.lines()
     first = game.page.evaluate(f"{focused}.dataset.line")
     assert first == min(wrong + right, key=int) and game.page.evaluate(f"{focused}.role") == "button"
