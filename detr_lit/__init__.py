@@ -6,6 +6,7 @@ from detr_lit.datasets import TreeCrowns
 from detr_lit.decoder import TransformerDecoder, TransformerDecoderLayer
 from detr_lit.detr import DETR, postprocess
 from detr_lit.encoder import TransformerEncoder, TransformerEncoderLayer
+from detr_lit.export import export_onnx
 from detr_lit.heads import DetrPredictionHeads
 from detr_lit.inference import predict, predict_and_visualize
 from detr_lit.loss import DetrLoss
@@ -17,5 +18,5 @@ from detr_lit.train import RECIPES, Recipe, train_detr
 __all__ = [
     "DETR", "RECIPES", "Backbone", "DetrLoss", "DetrPredictionHeads", "HungarianMatcher", "LearnedPositionalEncoding2D", "PositionalEncoding2D", "Recipe",
     "ToyDetectionDataset", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns", "as_transformers", "collate",
-    "evaluate_coco", "load_official", "pad_images", "postprocess", "predict", "predict_and_visualize", "refit", "train_detr",
+    "evaluate_coco", "export_onnx", "load_official", "pad_images", "postprocess", "predict", "predict_and_visualize", "refit", "train_detr",
 ]

@@ -205,13 +205,15 @@ def official_size(height: int, width: int, short: int = 800, longest: int = 1333
 def read_coco(folder: str | Path, split: str = "val2017") -> list[tuple[Path, dict[str, Tensor]]]:
     """(photograph, truth) for each image of a COCO folder; boxes x0, y0, x1, y1 in pixels, labels are COCO's ids.
 
-    Raises FileNotFoundError if there is no annotations/instances_SPLIT.json.
+    Raises FileNotFoundError if there is no annotations/instances_SPLIT.json, ValueError for objects of no image.
     """
     file = Path(folder, "annotations", f"instances_{split}.json")
     if not file.exists(): raise FileNotFoundError(f"{file} is not there; wanted a folder with annotations/ and {split}/")
     coco = json.loads(file.read_text())
     rows: dict[int, list[dict]] = {image["id"]: [] for image in coco["images"]}
-    for row in coco["annotations"]: rows[row["image_id"]].append(row)
+    for row in coco["annotations"]:
+        if row["image_id"] not in rows: raise ValueError(f"{file}: annotation {row['id']} has no image {row['image_id']}")
+        rows[row["image_id"]].append(row)
     def column(image: dict, key: str) -> Tensor: return torch.tensor([r[key] for r in rows[image["id"]]])
     return [(Path(folder, split, image["file_name"]),
              dict(boxes=box_convert(column(image, "bbox").double().view(-1, 4), "xywh", "xyxy"),

@@ -366,6 +366,12 @@ def test_read_coco(coco):
     assert pairs[5][1]["iscrowd"].tolist()[:2] == [1, 0][: len(pairs[5][1]["iscrowd"])]
     with pytest.raises(FileNotFoundError, match="instances_train2017.json is not there"):
         read_coco(coco, "train2017")
+    file = coco / "annotations/instances_val2017.json"
+    rows = json.loads(file.read_text())
+    rows["annotations"][0]["image_id"] = 999
+    file.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="annotation 1 has no image 999"):
+        read_coco(coco)
 
 
 def test_evaluate_coco_is_pycocotools(coco):
