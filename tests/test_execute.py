@@ -1,6 +1,8 @@
 """The staging step: what a chapter rests on, what runs again when that changes, and what an error says."""
 
 import json
+import sys
+from pathlib import Path
 
 import execute
 import nbformat
@@ -66,6 +68,17 @@ def modules(tree, *cells):
 )
 def test_modules_that_a_chapter_rests_on(tree, code, found):
     assert modules(tree, code) == found
+
+
+def test_what_setuptools_carries_is_not_installed(tree, monkeypatch):
+    "Importing setuptools lengthens sys.path; that must not make every chapter run again."
+    import setuptools
+
+    vendor, plain = str(Path(setuptools.__file__).parent / "_vendor"), [p for p in sys.path if "_vendor" not in p]
+    monkeypatch.setattr(sys, "path", plain)
+    before = rests(tree, "import pytest")["versions"]
+    monkeypatch.setattr(sys, "path", [*plain, vendor])
+    assert rests(tree, "import pytest")["versions"] == before
 
 
 def test_versions_hold_the_imported_packages_and_their_requirements(tree):

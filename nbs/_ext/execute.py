@@ -225,6 +225,15 @@ def required(dist: str) -> tuple[str, ...]:
     return tuple(re.match(r"[\w.-]+", r)[0].lower().replace("_", "-") for r in lines if "extra ==" not in r)
 
 
+def installed(dist: str) -> str | None:
+    "Its version; None if it is not there, or only inside setuptools, which shows what it carries once it was imported."
+    try:
+        found = metadata.distribution(dist)
+    except metadata.PackageNotFoundError:
+        return None
+    return None if "_vendor" in Path(str(found.locate_file(""))).parts else found.version
+
+
 def versions(outside: set[str]) -> dict[str, str]:
     "{distribution: version} of the imported packages and all that they require."
     todo = [*ALWAYS, *(d for top in outside for d in distributions().get(top, []))]
@@ -233,11 +242,9 @@ def versions(outside: set[str]) -> dict[str, str]:
         dist = todo.pop().lower().replace("_", "-")
         if dist in found or dist == PACKAGE.replace("_", "-"):
             continue
-        try:
-            found[dist] = metadata.version(dist)
-        except metadata.PackageNotFoundError:
-            continue
-        todo += required(dist)
+        if version := installed(dist):
+            found[dist] = version
+            todo += required(dist)
     return dict(sorted(found.items()))
 
 
