@@ -7,8 +7,6 @@ CHAPTER ?=
 PORT    ?= 8000
 STAMP   := $(VENV)/.installed
 STAGE   := @.ci/stage
-# the tests of the package; the others check the tree, our tools, the wheel, the chapters and the site
-UNITS   := $(filter-out $(addprefix tests/test_,$(addsuffix .py,notebooks lint ext execute mutants wheel chapters site)),$(wildcard tests/test_*.py))
 
 export PYTHONPATH := $(CURDIR)
 export PYTHONDONTWRITEBYTECODE := 1
@@ -42,7 +40,7 @@ lint: $(STAMP)  ## ruff, mypy and the prose lint (CHAPTER=06 for one), with the 
 	$(STAGE) "prose" $(PY) nbs/_ext/lint.py $(CHAPTER)
 
 coverage: $(STAMP)  ## lines and branches of the package that the unit tests reach, those left out listed
-	@$(PY) -m pytest -q --cov --cov-report=term $(UNITS)
+	@$(PY) -m pytest -q --cov --cov-report=term --units
 
 mutants: $(STAMP)  ## sabotage each module and see a check go red (CHAPTER=06 for one)
 	$(STAGE) "Mutants" $(PY) tests/mutants.py $(CHAPTER)

@@ -38,7 +38,7 @@ class AsFunction(nn.Module):
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
     "For an export: no prints and warnings, and no checks of shapes, since a size that was compared is frozen."
-    loud, checked = logging.root.manager.disable, not jaxtyping.config.jaxtyping_disable
+    logs_off, checks_off = logging.root.manager.disable, jaxtyping.config.jaxtyping_disable
     logging.disable(logging.WARNING)
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
@@ -46,8 +46,8 @@ def tracing() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(loud)
-        jaxtyping.config.update("jaxtyping_disable", not checked)
+        logging.disable(logs_off)
+        jaxtyping.config.update("jaxtyping_disable", checks_off)
 
 
 def dynamic_shapes() -> tuple[dict[int, Any], dict[int, Any]]:

@@ -2,9 +2,8 @@
 
 # %% auto #0
 __all__ = ['OFFICIAL_WORDS', 'RESNET_BLOCKS', 'OFFICIAL_URL', 'OFFICIAL', 'HF_WORDS', 'rename', 'swap_no_object', 'from_official',
-           'to_official', 'architecture', 'coco_names', 'read_checkpoint', 'load_official', 'fetch_official',
-           'from_authors', 'to_transformers', 'arguments_of', 'as_transformers', 'official_size', 'read_coco',
-           'evaluate_coco', 'refit']
+           'to_official', 'architecture', 'coco_names', 'load_official', 'fetch_official', 'from_authors',
+           'to_transformers', 'arguments_of', 'as_transformers', 'official_size', 'read_coco', 'evaluate_coco', 'refit']
 
 # %% ../nbs/17_pretrained.ipynb #1740dcc7
 import argparse
@@ -28,6 +27,7 @@ from .backbone import freeze_stem
 from .datasets import read_photo
 from .detr import DETR, check_weights, postprocess
 from .evaluate import coco_metrics
+from .train import read_checkpoint
 
 # %% ../nbs/17_pretrained.ipynb #6ff22b11
 OFFICIAL_WORDS = (
@@ -88,20 +88,15 @@ def coco_names() -> list[str]:
     return [*FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"][1:], "N/A"]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    "A checkpoint of the official code: tensors, plain values and its training's arguments, and no other pickles."
-    torch.serialization.add_safe_globals([argparse.Namespace])
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def load_official(weights: dict[str, Any] | str | Path, **arguments: Any) -> DETR:
     """A DETR in eval mode with the weights of the official code: a state dict, a checkpoint with one in "model", a file.
 
     `arguments` go to `DETR`, and are needed for what shapes don't show: `dilation=True, stride=16` for DC5, `n_heads`.
-    Label k is the official class k, but for class 0, which is the last here. ValueError, with what differs, for weights
-    that are not the official detector's.
+    Label k is the official class k, but for class 0, which is the last here. ValueError for a damaged file and, with
+    what differs, for weights that are not the official detector's. No pickles but the training's arguments.
     """
-    found = weights if isinstance(weights, dict) else read_checkpoint(weights)
+    torch.serialization.add_safe_globals([argparse.Namespace])      # the official training saves its arguments
+    found = weights if isinstance(weights, dict) else read_checkpoint(Path(weights), torch.device("cpu"))
     found = found.get("model", found)
     arguments = architecture(found) | arguments
     if arguments["num_classes"] == 91: arguments = dict(class_names=coco_names()) | arguments
@@ -175,6 +170,7 @@ def as_transformers(model: DETR, **config: Any) -> Any:
 
     Its class 0 is our last, its last is our no-object. Raises ValueError for what it does not have: query boxes, norms
     before their sublayers, learned positions, a backbone that is no ResNet with frozen norms, another temperature.
+    Needs `transformers` and `timm`: pip install 'detr_lit[parity]'.
     """
     from transformers import DetrConfig, DetrForObjectDetection
     a = arguments_of(model)
@@ -195,7 +191,8 @@ def as_transformers(model: DETR, **config: Any) -> Any:
 
 # %% ../nbs/17_pretrained.ipynb #057a7415
 def official_size(height: int, width: int, short: int = 800, longest: int = 1333) -> tuple[int, int]:
-    "Height and width to which the official evaluation resizes an image."
+    "Height and width to which the official evaluation resizes an image; ValueError for sides below 1."
+    if min(height, width, short, longest) < 1: raise ValueError(f"sides are {height, width, short, longest}; want 1 or more")
     low, high = min(height, width), max(height, width)
     if high * short > longest * low: short = round(longest * low / high)
     other = int(short * high / low)

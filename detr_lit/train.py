@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SHOWN', 'Recipe', 'orthogonal', 'Muon', 'make_optimizers', 'Batches', 'precision', 'save_checkpoint',
-           'load_checkpoint', 'follow', 'Trainer', 'new_model', 'same_classes', 'restore', 'report', 'as_json',
-           'find_recipe', 'check_plan', 'train_detr', 'checksum', 'versions', 'load_or_train', 'curve']
+           'read_checkpoint', 'load_checkpoint', 'follow', 'Trainer', 'new_model', 'same_classes', 'restore', 'report',
+           'as_json', 'find_recipe', 'check_plan', 'train_detr', 'checksum', 'versions', 'load_or_train', 'curve']
 
 # %% ../nbs/09_train.ipynb #1bd6f843
 import hashlib
@@ -185,12 +185,19 @@ def save_checkpoint(path: Path, **state: Any) -> None:
     os.replace(part, path)
 
 
-def load_checkpoint(path: Path, this: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    "Read a checkpoint: tensors and plain values only. ValueError for a damaged one and, with what differs, another's."
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    "A dict of tensors and plain values from a file; ValueError for one that is damaged, or holds anything else."
     try: state = torch.load(path, map_location=device, weights_only=True)
     except OSError: raise
     except Exception as error: raise ValueError(f"{path} is damaged, or no checkpoint ({error!r:.100})") from error
-    if not isinstance(state, dict) or "this" not in state: raise ValueError(f"{path} is no checkpoint of `train_detr`")
+    if not isinstance(state, dict): raise ValueError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
+    return state
+
+
+def load_checkpoint(path: Path, this: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    "Read a checkpoint of `train_detr`. ValueError as `read_checkpoint` and, with what differs, for another training's."
+    state = read_checkpoint(path, device)
+    if "this" not in state: raise ValueError(f"{path} is no checkpoint of `train_detr`")
     differ = [f"{k} is {state['this'].get(k)!r}, wanted {v!r}" for k, v in this.items() if state["this"].get(k) != v]
     if differ: raise ValueError(f"{path} is the checkpoint of another training: " + "; ".join(differ))
     return state

@@ -43,7 +43,13 @@ def stage_of(item) -> str:
     return "slow units" if stage == "units" and item.get_closest_marker("slow") else stage
 
 
+def pytest_addoption(parser):
+    parser.addoption("--units", action="store_true", help="the tests of the package alone, quick and slow")
+
+
 def pytest_collection_modifyitems(config, items):
+    if config.option.units:
+        items[:] = [i for i in items if stage_of(i) in ("units", "slow units")]
     items.sort(key=lambda item: STAGES.index(stage_of(item)))  # stable: the order within a stage stays
     if "network" not in config.option.markexpr:
         left = [i for i in items if i.get_closest_marker("network")]
@@ -94,6 +100,33 @@ def seeds():
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    "A COCO folder of eight toy pictures: ids with gaps, one picture empty, one object a crowd."
+    import json
+
+    from PIL import Image
+    from torchvision.ops import box_convert
+
+    from detr_lit.data import ToyDetectionDataset
+
+    data = ToyDetectionDataset(8, split="val")
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    images, rows = [], []
+    for i in range(8):
+        image, target = data[i]
+        images.append(dict(id=100 - 7 * i, file_name=f"{i}.png"))
+        pixels = (image * (i != 2)).mul(255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "val2017" / f"{i}.png")
+        for k, box in enumerate(box_convert(target["boxes"] * 128, "cxcywh", "xywh").tolist()):
+            if i != 2:
+                rows.append(dict(id=len(rows) + 1, image_id=100 - 7 * i, category_id=int(target["labels"][k]), bbox=box,
+                                 area=box[2] * box[3] / 2, iscrowd=int(i == 5 and k == 0)))  # fmt: skip
+    (tmp_path / "annotations/instances_val2017.json").write_text(json.dumps(dict(images=images, annotations=rows)))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

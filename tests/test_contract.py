@@ -23,8 +23,8 @@ from jaxtyping import TypeCheckError
 from torch import nan, tensor
 from typer.testing import CliRunner
 
-MODULES = ("backbone", "cli", "data", "datasets", "decoder", "detr", "encoder", "evaluate", "gaze", "heads", "inference",
-           "loss", "matcher", "position", "train")
+MODULES = ("backbone", "cli", "data", "datasets", "decoder", "detr", "encoder", "evaluate", "export", "gaze", "heads",
+           "inference", "loss", "matcher", "position", "pretrained", "train")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -89,6 +89,14 @@ class Sized(list):
 
 
 PARTS = [
+    (lambda L: L.pretrained.load_official({}), "not the weights of the official detector"),
+    (lambda L: L.pretrained.load_official("nowhere.pth"), "nowhere.pth"),
+    (lambda L: L.pretrained.refit(model_of(L), class_names=[]), "num_classes is 0"),
+    (lambda L: L.pretrained.refit(model_of(L), num_queries=0), "num_queries is 0"),
+    (lambda L: L.pretrained.official_size(480, 0), "sides are .480, 0, 800"),
+    (lambda L: L.pretrained.evaluate_coco(model_of(L), "nowhere"), "instances_val2017.json is not there"),
+    (lambda L: L.pretrained.as_transformers(model_of(L)), "transformers has no such DETR: norm='batch'"),
+    (lambda L: L.export.AsFunction(model_of(L))(torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 60) > 0), "mask is"),
     # data
     (lambda L: L.data.ToyDetectionDataset(image_size=64.5), "image_size is 64.5; it must be a whole number"),
     (lambda L: L.data.ToyDetectionDataset(num_samples="9"), "num_samples is '9'"),

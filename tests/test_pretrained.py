@@ -241,6 +241,13 @@ def test_the_four_names():
     assert detr_lit.load_official is load_official
 
 
+def test_a_damaged_file_is_named(tmp_path, small):
+    torch.save(dict(model=small), tmp_path / "half.pth")
+    (tmp_path / "half.pth").write_bytes((tmp_path / "half.pth").read_bytes()[:-5000])
+    with pytest.raises(ValueError, match="half.pth is damaged, or no checkpoint"):
+        load_official(tmp_path / "half.pth")
+
+
 def test_a_pickle_with_code_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -333,26 +340,6 @@ def test_card_and_push(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_official_size(size, wanted):
     assert official_size(*size) == wanted
-
-
-@pytest.fixture
-def coco(tmp_path):
-    "A COCO folder of eight toy pictures: ids with gaps, one picture empty, one object a crowd."
-    data = ToyDetectionDataset(8, split="val")
-    (tmp_path / "val2017").mkdir()
-    (tmp_path / "annotations").mkdir()
-    images, rows = [], []
-    for i in range(8):
-        image, target = data[i]
-        images.append(dict(id=100 - 7 * i, file_name=f"{i}.png"))
-        pixels = (image * (i != 2)).mul(255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(tmp_path / "val2017" / f"{i}.png")
-        for k, box in enumerate(box_convert(target["boxes"] * 128, "cxcywh", "xywh").tolist()):
-            if i != 2:
-                rows.append(dict(id=len(rows) + 1, image_id=100 - 7 * i, category_id=int(target["labels"][k]), bbox=box,
-                                 area=box[2] * box[3] / 2, iscrowd=int(i == 5 and k == 0)))  # fmt: skip
-    (tmp_path / "annotations/instances_val2017.json").write_text(json.dumps(dict(images=images, annotations=rows)))
-    return tmp_path
 
 
 def test_read_coco(coco):
