@@ -29,23 +29,24 @@ class TransformerDecoderLayer(NormPlace):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(d_model) for _ in range(3))
         self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
 
-    def ask_each_other(self, tgt: Tensor, query_pos: Tensor) -> Tensor:
+    def ask_each_other(self, tgt: Tensor, query_pos: Tensor, deaf: Tensor | None = None) -> Tensor:
         who = tgt + query_pos
-        return self.self_attn(who, who, tgt, need_weights=False)[0]
+        return self.self_attn(who, who, tgt, need_weights=False, attn_mask=deaf)[0]
 
     def forward(self, tgt: Float[Tensor, "B N D"], memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"],
                 query_pos: Float[Tensor, "B N D"], mask: Bool[Tensor, "B L"] | None = None, *,
-                need_weights: bool = False, bias: Float[Tensor, "B heads N L"] | None = None
-                ) -> Tensor | tuple[Tensor, Tensor]:
+                need_weights: bool = False, bias: Float[Tensor, "B heads N L"] | None = None,
+                deaf: Bool[Tensor, "N N"] | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """-> slots [B, N, D], with `need_weights` also the shares [B, heads, N, L]; mask: True on the memory's padding.
 
-        bias: added to the cross-attention's scores before the softmax, instead of a mask.
+        bias: added to the cross-attention's scores before the softmax, instead of a mask. deaf: True where slot i does
+        not hear slot j.
         """
         check_tokens(self.self_attn.embed_dim, tgt, query_pos)
         check_tokens(self.self_attn.embed_dim, memory, pos, mask)
         if tgt.shape[0] != memory.shape[0]:
             raise ValueError(f"slots are of {tgt.shape[0]} images, memory of {memory.shape[0]}")
-        tgt = self.after(self.norm1, tgt + self.dropout(self.ask_each_other(self.before(self.norm1, tgt), query_pos)))
+        tgt = self.after(self.norm1, tgt + self.dropout(self.ask_each_other(self.before(self.norm1, tgt), query_pos, deaf)))
         who = self.before(self.norm2, tgt) + query_pos
         extra = bias if bias is None else bias.flatten(0, 1)
         new, weights = self.cross_attn(who, memory + pos, memory, mask, need_weights, extra, average_attn_weights=False)
@@ -66,12 +67,12 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(layer_kwargs.get("d_model", 256))
 
     def forward(self, tgt: Float[Tensor, "B N D"], memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"],
-                query_pos: Float[Tensor, "B N D"], mask: Bool[Tensor, "B L"] | None = None,
-                *, need_weights: bool = False) -> list[Tensor] | tuple[list[Tensor], list[Tensor]]:
+                query_pos: Float[Tensor, "B N D"], mask: Bool[Tensor, "B L"] | None = None, *,
+                need_weights: bool = False, deaf: Bool[Tensor, "N N"] | None = None) -> list[Tensor] | tuple[list[Tensor], list[Tensor]]:
         "-> n_layers outputs [B, N, D], first layer first; with `need_weights` also each one's shares [B, heads, N, L]."
         outs, maps = [], []
         for layer in self.layers:
-            tgt = layer(tgt, memory, pos, query_pos, mask, need_weights=need_weights)
+            tgt = layer(tgt, memory, pos, query_pos, mask, need_weights=need_weights, deaf=deaf)
             if need_weights: tgt, weights = tgt; maps.append(weights)
             outs.append(self.norm(tgt))
         return (outs, maps) if need_weights else outs

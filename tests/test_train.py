@@ -25,6 +25,7 @@ from detr_lit.train import (
     make_optimizers,
     orthogonal,
     precision,
+    quick_bf16,
     save_checkpoint,
     train_detr,
 )
@@ -126,8 +127,7 @@ def test_precision_changes_products_and_not_the_result_type_of_the_loss():
     trainer = Trainer(DETR(3, **TINY), SHORT, CPU)
     with precision(CPU, True):
         out = trainer.model(torch.rand(2, 3, 64, 64))
-    has = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    assert out["pred_logits"].dtype == (torch.bfloat16 if has else torch.float32)
+    assert out["pred_logits"].dtype == (torch.bfloat16 if quick_bf16(CPU) else torch.float32)
     losses, _, _ = Trainer(DETR(3, **TINY), Recipe(bf16=True), CPU).step(collate([small()[0], small()[1]]))
     assert losses["total"].dtype == torch.float32
 
