@@ -33,16 +33,18 @@ def deformable_attention(value: Float[Tensor, "B L heads d"], shapes: Sequence[t
     Locations are (x, y), fractions of a level's width and height; beyond the edge lie zeros. Shapes are (rows, columns)
     of each level, in the order of the tokens. ValueError if the parts don't fit, and as `check_levels`.
     """
-    if value.dim() != 4 or locations.dim() != 6 or locations.shape[:3] != (value.shape[0], locations.shape[1], value.shape[2]) or (
-            locations.shape[3] != len(shapes) or locations.shape[5] != 2 or weights.shape != locations.shape[:5]):
-        raise ValueError(f"value is {list(value.shape)}, locations {list(locations.shape)}, weights {list(weights.shape)}; wanted "
-                         f"[B, L, heads, d], [B, N, heads, {len(shapes)}, P, 2], [B, N, heads, {len(shapes)}, P]")
+    if value.dim() != 4 or locations.dim() != 6 or weights.shape != locations.shape[:5] or (
+            locations.shape[::2] != (value.shape[0], value.shape[2], locations.shape[4]) or (
+            locations.shape[3::2] != (len(shapes), 2))):
+        raise ValueError(f"value is {list(value.shape)}, locations {list(locations.shape)}, weights {list(weights.shape)}; "
+                         f"wanted [B, L, heads, d], [B, N, heads, {len(shapes)}, P, 2], [B, N, heads, {len(shapes)}, P]")
     check_levels(shapes, value.shape[1])
-    maps = value.to(locations.dtype).permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in shapes], -1)   # [B * heads, d, h * w]
+    maps = value.to(locations.dtype).permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in shapes], -1)
     grids, shares = 2 * locations.transpose(1, 2).flatten(0, 1) - 1, weights.transpose(1, 2).flatten(0, 1)[:, None]
     out = torch.zeros((), dtype=value.dtype, device=value.device)
     for level, shape in enumerate(shapes):
-        got = F.grid_sample(maps[level].unflatten(-1, shape), grids[:, :, level], align_corners=False)   # [B * heads, d, N, P]
+        image = maps[level].unflatten(-1, shape)                             # [B * heads, d, h, w]
+        got = F.grid_sample(image, grids[:, :, level], align_corners=False)  # [B * heads, d, N, P]
         out = out + (got * shares[:, :, :, level]).sum(-1)
     return out.unflatten(0, (value.shape[0], -1)).flatten(1, 2).mT.to(value.dtype)
 
@@ -64,7 +66,8 @@ def check_deformable(d_model: int, n_levels: int, query: Tensor, reference: Tens
     """
     if query.dim() != 3 or memory.dim() != 3 or not query.shape[2] == memory.shape[2] == d_model or (
             query.shape[0] != memory.shape[0]):
-        raise ValueError(f"query is {list(query.shape)}, memory {list(memory.shape)}; wanted [B, N, {d_model}], [B, L, {d_model}]")
+        raise ValueError(f"query is {list(query.shape)}, memory {list(memory.shape)}; "
+                         f"wanted [B, N, {d_model}], [B, L, {d_model}]")
     if reference.dim() != 4 or reference.shape[:3] != (*query.shape[:2], n_levels) or reference.shape[3] not in (2, 4):
         raise ValueError(f"reference is {list(reference.shape)}; wanted {[*query.shape[:2], n_levels]} and 2 or 4 numbers: "
                          "points (x, y) or boxes (cx, cy, w, h), fractions of each level")
