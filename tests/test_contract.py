@@ -23,8 +23,8 @@ from jaxtyping import TypeCheckError
 from torch import nan, tensor
 from typer.testing import CliRunner
 
-MODULES = ("backbone", "cli", "data", "datasets", "decoder", "detr", "encoder", "evaluate", "export", "gaze", "heads",
-           "inference", "loss", "matcher", "position", "pretrained", "train")
+MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "detr", "encoder", "evaluate", "export", "gaze",
+           "heads", "inference", "loss", "matcher", "position", "pretrained", "train")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -145,6 +145,45 @@ PARTS = [
     (lambda L: gaze(L, "Points", cells=torch.zeros(1, 4, 5, 2)), r"cells \[1, 4, 5, 2\]"),
     (lambda L: gaze(L, "Points", hidden=torch.zeros(2, 4, 5, dtype=torch.bool)), r"hidden is torch.bool \[2, 4, 5\]"),
     (lambda L: gaze(L, "Gaze", hidden=torch.zeros(2, 20)), "hidden is torch.float32"),
+    # deformable
+    (lambda L: L.deformable.check_levels([], 0), r"shapes are \[\]; wanted pairs"),
+    (lambda L: L.deformable.check_levels([(4, 5), (2, 3)], 20), r"shapes are \[\(4, 5\), \(2, 3\)\]; .*20 cells"),
+    (lambda L: L.deformable.check_levels([(-4, -5)], 20), "shapes are .*-4"),
+    (lambda L: L.deformable.check_levels([(4.0, 5)], 20), "shapes are .*4.0"),
+    (lambda L: L.deformable.check_levels([(4, 5, 1)], 20), r"pairs \(rows, columns\)"),
+    (lambda L: sample(L, value=torch.zeros(2, 26, 8)), r"value is \[2, 26, 8\].*\[B, L, heads, d\]"),
+    (lambda L: sample(L, value=torch.zeros(1, 26, 2, 4)), r"value is \[1, 26, 2, 4\]"),
+    (lambda L: sample(L, value=torch.zeros(2, 25, 2, 4)), "25 cells"),
+    (lambda L: sample(L, locations=torch.zeros(2, 3, 2, 2, 4, 3)), r"locations \[2, 3, 2, 2, 4, 3\]"),
+    (lambda L: sample(L, locations=torch.zeros(2, 3, 1, 2, 4, 2)), r"locations \[2, 3, 1, 2, 4, 2\]"),
+    (lambda L: sample(L, weights=torch.zeros(2, 3, 2, 8)), r"weights \[2, 3, 2, 8\].*\[B, N, heads, 2, P\]"),
+    (lambda L: sample(L, shapes=[(4, 5)]), r"wanted .*\[B, N, heads, 1, P\]"),
+    (lambda L: L.deformable.rays(0, 4), "n_heads is 0"),
+    (lambda L: L.deformable.rays(8, 0), "n_points 0"),
+    (lambda L: L.deformable.MultiScaleDeformableAttention(16, 2, 3), "n_heads 3, .*divide d_model"),
+    (lambda L: L.deformable.MultiScaleDeformableAttention(16, 0, 2), "n_levels 0"),
+    (lambda L: L.deformable.MultiScaleDeformableAttention(0), "d_model is 0"),
+    (lambda L: L.deformable.DeformableEncoderLayer(16, 2, n_points=0), "n_points 0"),
+    (lambda L: deform(L, query=torch.zeros(2, 3, 8)), r"query is \[2, 3, 8\]"),
+    (lambda L: deform(L, memory=torch.zeros(1, 26, 16)), r"memory \[1, 26, 16\]"),
+    (lambda L: deform(L, reference=torch.zeros(2, 3, 2)), r"reference is \[2, 3, 2\].*\[2, 3, 2\] and 2 or 4"),
+    (lambda L: deform(L, reference=torch.zeros(2, 3, 2, 3)), "2 or 4 numbers"),
+    (lambda L: deform(L, reference=torch.zeros(2, 3, 1, 2)), r"reference is \[2, 3, 1, 2\]"),
+    (lambda L: deform(L, shapes=[(4, 5), (2, 2), (1, 2)]), "shapes are of 3 levels; wanted 2"),
+    (lambda L: deform(L, shapes=[(4, 5), (2, 2)]), "26 cells"),
+    (lambda L: deform(L, mask=torch.zeros(2, 26)), "mask is torch.float32"),
+    (lambda L: deform(L, mask=torch.zeros(2, 20, dtype=torch.bool)), r"mask is torch.bool \[2, 20\]; wanted bool \[2, 26\]"),
+    (lambda L: deform_layer(L, pos=torch.zeros(1, 26, 16)), r"positions \[1, 26, 16\]"),
+    (lambda L: deform_layer(L, reference=torch.zeros(2, 20, 2, 2)), r"reference is \[2, 20, 2, 2\]"),
+    (lambda L: L.deformable.valid_ratios([]), r"masks are \[\]; wanted bool"),
+    (lambda L: L.deformable.valid_ratios([torch.zeros(2, 4, 5)]), "masks are .*float32"),
+    (lambda L: L.deformable.reference_points([torch.zeros(2, 4, 5) > 0, torch.zeros(1, 2, 3) > 0]), r"\[1, 2, 3\].*wanted bool"),
+    (lambda L: flat(L, masks=[torch.zeros(2, 4, 5) > 0]), "2 features, 2 positions, 1 masks"),
+    (lambda L: flat(L, level_embed=torch.zeros(2, 8)), r"features\[0\] is .*level_embed \[2, 8\]"),
+    (lambda L: flat(L, level_embed=torch.zeros(2)), r"level_embed \[2\]"),
+    (lambda L: flat(L, masks=[torch.zeros(2, 4, 5) > 0, torch.zeros(2, 2, 4) > 0]), r"mask has shape \(2, 2, 4\)"),
+    (lambda L: flat(L, features=[torch.zeros(2, 16, 4, 5), torch.zeros(2, 16, 3, 2)]), r"mask|features\[1\]"),
+    (lambda L: flat(L, positions=[torch.zeros(2, 16, 4, 5), torch.zeros(1, 16, 2, 3)]), r"positions\[1\] \[1, 16, 2, 3\]"),
     # heads
     (lambda L: L.heads.DetrPredictionHeads(16)(torch.zeros(2, 5, 8)), r"x is \[2, 5, 8\].*\[B, N, 16\]"),
     (lambda L: L.heads.DetrPredictionHeads(16)(torch.zeros(2, 5, 16), torch.zeros(4, 4)), r"start \[4, 4\]"),
@@ -258,6 +297,32 @@ def decode(L, mask=None, **changes):
 def gaze(L, name, **changes):
     parts = dict(ask=torch.zeros(2, 3, 16), box=torch.full((2, 3, 4), .5), cells=torch.zeros(2, 4, 5, 2)) | changes
     return getattr(L.gaze, name)(16, 2)(**parts)
+
+
+LEVELS = [(4, 5), (2, 3)]
+
+
+def sample(L, **changes):
+    parts = dict(value=torch.zeros(2, 26, 2, 4), shapes=LEVELS, locations=torch.zeros(2, 3, 2, 2, 4, 2),
+                 weights=torch.zeros(2, 3, 2, 2, 4)) | changes
+    return L.deformable.deformable_attention(**parts)
+
+
+def deform(L, **changes):
+    parts = dict(query=torch.zeros(2, 3, 16), reference=torch.zeros(2, 3, 2, 2), memory=torch.zeros(2, 26, 16),
+                 shapes=LEVELS) | changes
+    return L.deformable.MultiScaleDeformableAttention(16, 2, 2)(**parts)
+
+
+def deform_layer(L, **changes):
+    parts = dict(x=torch.zeros(2, 26, 16), pos=torch.zeros(2, 26, 16), reference=torch.zeros(2, 26, 2, 2), shapes=LEVELS)
+    return L.deformable.DeformableEncoderLayer(16, 2, 32, n_levels=2)(**parts | changes)
+
+
+def flat(L, **changes):
+    maps = [torch.zeros(2, 16, h, w) for h, w in LEVELS]
+    parts = dict(features=maps, positions=maps, masks=[m[:, 0] > 0 for m in maps], level_embed=torch.zeros(2, 16)) | changes
+    return L.deformable.flatten_levels(**parts)
 
 
 def match(L, targets): return L.matcher.HungarianMatcher()(outputs(), targets)
