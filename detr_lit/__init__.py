@@ -1,23 +1,57 @@
 __version__ = "0.1.0"
 
-from detr_lit.backbone import Backbone
-from detr_lit.data import ToyDetectionDataset, collate, pad_images
-from detr_lit.datasets import TreeCrowns
-from detr_lit.decoder import TransformerDecoder, TransformerDecoderLayer
-from detr_lit.denoising import Denoising, Groups
-from detr_lit.detr import DETR, postprocess
-from detr_lit.encoder import TransformerEncoder, TransformerEncoderLayer
-from detr_lit.export import export_onnx
-from detr_lit.heads import DetrPredictionHeads
-from detr_lit.inference import predict, predict_and_visualize
-from detr_lit.loss import DetrLoss
-from detr_lit.matcher import HungarianMatcher
-from detr_lit.position import LearnedPositionalEncoding2D, PositionalEncoding2D
-from detr_lit.pretrained import as_transformers, evaluate_coco, load_official, refit
-from detr_lit.train import RECIPES, Recipe, train_detr
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detr_lit.backbone import Backbone
+    from detr_lit.data import ToyDetectionDataset, collate, pad_images
+    from detr_lit.datasets import TreeCrowns
+    from detr_lit.decoder import TransformerDecoder, TransformerDecoderLayer
+    from detr_lit.denoising import Denoising, Groups
+    from detr_lit.detr import DETR, postprocess
+    from detr_lit.encoder import TransformerEncoder, TransformerEncoderLayer
+    from detr_lit.export import export_onnx
+    from detr_lit.heads import DetrPredictionHeads
+    from detr_lit.inference import predict, predict_and_visualize
+    from detr_lit.loss import DetrLoss
+    from detr_lit.matcher import HungarianMatcher
+    from detr_lit.position import LearnedPositionalEncoding2D, PositionalEncoding2D
+    from detr_lit.pretrained import as_transformers, evaluate_coco, load_official, refit
+    from detr_lit.train import RECIPES, Recipe, train_detr
+
+# Where each name lives. It is fetched from there when first used, so that `import detr_lit` costs nothing.
+_HOMES = {
+    "backbone": "Backbone",
+    "data": "ToyDetectionDataset collate pad_images",
+    "datasets": "TreeCrowns",
+    "decoder": "TransformerDecoder TransformerDecoderLayer",
+    "denoising": "Denoising Groups",
+    "detr": "DETR postprocess",
+    "encoder": "TransformerEncoder TransformerEncoderLayer",
+    "export": "export_onnx",
+    "heads": "DetrPredictionHeads",
+    "inference": "predict predict_and_visualize",
+    "loss": "DetrLoss",
+    "matcher": "HungarianMatcher",
+    "position": "LearnedPositionalEncoding2D PositionalEncoding2D",
+    "pretrained": "as_transformers evaluate_coco load_official refit",
+    "train": "RECIPES Recipe train_detr",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "DETR", "RECIPES", "Backbone", "Denoising", "DetrLoss", "DetrPredictionHeads", "Groups", "HungarianMatcher", "LearnedPositionalEncoding2D", "PositionalEncoding2D", "Recipe",
-    "ToyDetectionDataset", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns", "as_transformers", "collate",
-    "evaluate_coco", "export_onnx", "load_official", "pad_images", "postprocess", "predict", "predict_and_visualize", "refit", "train_detr",
+    "Backbone", "DETR", "Denoising", "DetrLoss", "DetrPredictionHeads", "Groups", "HungarianMatcher",
+    "LearnedPositionalEncoding2D", "PositionalEncoding2D", "RECIPES", "Recipe", "ToyDetectionDataset",
+    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns",
+    "as_transformers", "collate", "evaluate_coco", "export_onnx", "load_official", "pad_images", "postprocess",
+    "predict", "predict_and_visualize", "refit", "train_detr",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME: return getattr(import_module(f"detr_lit.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'detr_lit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]: return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ __all__ = ['Images', 'Decoded', 'BUNDLED', 'Normalize', 'shrink_mask', 'as_batch
 
 # %% ../nbs/08_detr.ipynb #417fe13e
 import contextlib, copy, io, json
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -169,7 +170,9 @@ class BoxedQueries(ImageToSet):
         if self.query_box is None: return super().decode(memory, pos, cells, hidden, attention, extra)
         tgt, queries, deaf = self.slots(memory, extra)
         box = self.query_box.expand(memory.shape[0], -1, -1)
-        if extra is not None and extra.boxes is not None: box = torch.cat([box, extra.boxes], 1)
+        if extra is not None:
+            if extra.boxes is None: raise ValueError("extra.boxes is None; the queries of this model have boxes")
+            box = torch.cat([box, extra.boxes], 1)
         outs: list[Tensor] = []
         read: list[Tensor] = []
         pairs: list[tuple[Tensor, Tensor]] = []
@@ -251,6 +254,7 @@ class Pretrained(PyTorchModelHubMixin):
 
         Raises FileNotFoundError where there is nothing, ValueError for another architecture's weights or a broken file.
         """
+        import_module("detr_lit.pretrained")                       # fills `sources`
         if str(name) in cls.sources: return cls.sources[str(name)](**kwargs)
         with contextlib.redirect_stdout(io.StringIO()):            # the mixin prints a line
             return super().from_pretrained(find_weights(name), **{"backbone_weights": None, "strict": True, **kwargs})

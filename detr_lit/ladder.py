@@ -68,3 +68,8 @@ LADDER["leaner"] = rung(LADDER["points"], n_dec_layers=2, num_queries=36, lr=2e-
 # %% ../nbs/18_speed.ipynb #5adc0d23
 LADDER["denoising"] = rung(LADDER["leaner"], helper=dict(kind="denoising"))
 LADDER["gaze, denoising"] = rung(LADDER["gaze"], helper=dict(kind="denoising"))
+
+# %% ../nbs/18_speed.ipynb #84657a24
+LADDER["four teams, silence in full"] = rung(LADDER["four teams"], noobj_weight=1.0)
+LADDER["four teams, larger steps"] = rung(LADDER["four teams"], lr=2e-3, lr_backbone=2e-3, muon=0.03)
+LADDER["leaner, three teams"] = rung(LADDER["leaner"], helper=dict(kind="groups", groups=3))

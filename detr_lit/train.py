@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,7 @@ HELPERS: dict[str, Callable[..., Helper]] = {}
 def make_helper(model: DETR, kind: str = "", **arguments: Any) -> Helper:
     "A recipe's helper by the name of its kind; ValueError for a name that is not in `HELPERS`."
     if not kind: return Helper()
+    import_module("detr_lit.denoising")                          # fills `HELPERS`
     if kind not in HELPERS: raise ValueError(f"helper is {kind!r}; it must be one of {sorted(HELPERS)}")
     return HELPERS[kind](model, **arguments)
 

@@ -209,3 +209,15 @@ def test_refused_by_name():
         TransformerDecoder(0)
     with pytest.raises(TypeError):
         TransformerDecoderLayer(D, HEADS, FF, 0.1, True)
+
+
+@PRE
+def test_teams_that_are_deaf_to_each_other_answer_as_if_alone(pre_norm):
+    decoder = shaken(TransformerDecoder(3, **LAYER, pre_norm=pre_norm))
+    tgt, memory, pos, query_pos = inputs()
+    team = torch.tensor([0, 1, 0, 1, 1])
+    outs = decoder(tgt, memory, pos, query_pos, deaf=team[:, None] != team)
+    for t in (0, 1):
+        alone = decoder(tgt[:, team == t], memory, pos, query_pos[:, team == t])
+        for a, b in zip(outs, alone): close(a[:, team == t], b)
+    assert (outs[-1] - decoder(tgt, memory, pos, query_pos)[-1]).abs().max() > 1e-3

@@ -14,6 +14,7 @@ from detr_lit.backbone import freeze_stem
 from detr_lit.data import collate, pad_images
 from detr_lit.detr import (
     DETR,
+    ExtraQueries,
     as_batch,
     bundled,
     find_weights,
@@ -499,3 +500,36 @@ def test_names(tmp_path, monkeypatch):
     assert DETR.from_pretrained("toy").num_classes == 3 and DETR.from_pretrained("trees").num_classes == 1
     with pytest.raises(FileNotFoundError, match="toy, trees can be found"):
         bundled("other")
+
+
+def test_places_in_values_in_plain_steps(images):
+    "The slots start as their queries, and memory holds its positions; keys have them once more."
+    torch.manual_seed(0)
+    net = small(places_in_values=True)
+    x, _ = net.features(images)
+    tokens, pos = (t.flatten(2).transpose(1, 2) for t in (x, net.position(x)))
+    queries = net.query_embed.weight.expand(3, -1, -1)
+    outs = net.decoder(queries, net.encoder(tokens, pos) + pos, pos, queries)
+    for layer, out in zip([*net(images)["aux_outputs"], net(images)], outs):
+        torch.testing.assert_close(layer["pred_logits"], net.heads(out)[0])
+    plain = small()
+    plain.load_state_dict(net.state_dict())
+    assert (plain(images)["pred_logits"] - net(images)["pred_logits"]).abs().max() > 1e-3
+
+
+def test_query_grid_starts_at_the_codes_of_cells():
+    net = small(num_queries=4, query_grid=True, temperature=20.0)
+    cells = PositionalEncoding2D(32, 20.0)(torch.zeros(1, 32, 4, 4))[0]
+    corner = cells[:, [0, 0, 2, 2], [0, 2, 0, 2]].T        # the codes count from 1 / 4: cell 0 is at a quarter
+    assert torch.allclose(net.query_embed.weight, corner, atol=1e-5) and net.query_embed.weight.requires_grad
+
+
+def test_extra_queries_are_answered_behind_the_models_own(images):
+    torch.manual_seed(0)
+    net = small(query_boxes=True)
+    deaf = torch.zeros(8, 8, dtype=torch.bool)
+    extra = ExtraQueries(torch.randn(3, 2, 32), torch.randn(3, 2, 4), deaf)
+    out = net(images, extra=extra)
+    assert out["pred_boxes"].shape == (3, 8, 4) and out["aux_outputs"][0]["pred_logits"].shape == (3, 8, 4)
+    torch.testing.assert_close(out["aux_outputs"][0]["pred_boxes"][:, 6:], extra.boxes.sigmoid())   # a fresh head moves nothing
+    with pytest.raises(ValueError, match="extra.boxes is None"): net(images, extra=extra._replace(boxes=None))

@@ -247,7 +247,7 @@ def test_diverging_is_named():
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match="'laptop', 'paper', 'trees'"): find_recipe("desktop")
+    with pytest.raises(ValueError, match="'fast', 'laptop', 'paper', 'plain', 'trees'"): find_recipe("desktop")
 
 
 def test_runs_load_only_what_was_asked_for_and_is_whole(tmp_path):

@@ -18,12 +18,13 @@ from detr_lit.train import Recipe, load_or_train
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "nbs" / "runs"
-TOLERANCE = {"toy": 0.05, "trees": 0.10}
+TOLERANCE = {"toy": 0.05, "toy-test": 0.15, "trees": 0.10}      # the ladder is judged in mid-climb, where seeds differ most
 
 
 def data_of(task: str, seed: int):
     "What the chapters train and judge on: the photographs are the copies that lie beside them."
-    if task == "toy": return ToyDetectionDataset(1_000_000, seed=seed), ToyDetectionDataset(500, split="val")
+    split = {"toy": "val", "toy-test": "test"}.get(task)
+    if split: return ToyDetectionDataset(1_000_000, seed=seed), ToyDetectionDataset(500, split=split)
     photos = RUNS / "tree_photos"
     return TreeCrowns("train", photos, seed=seed, num_samples=1_000_000), TreeCrowns("val", photos)
 
@@ -41,19 +42,19 @@ def remake(folder: Path, into: Path) -> tuple[dict, dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="folders in nbs/runs; all by default")
+    parser.add_argument("names", nargs="*", help="folders in nbs/runs, ladder/gaze-3 say; all by default")
     parser.add_argument("--write", action="store_true", help="replace the stored runs")
     args = parser.parse_args()
-    folders = [RUNS / n for n in args.names] or sorted(p.parent for p in RUNS.glob("*/run.json"))
+    folders = [RUNS / n for n in args.names] or sorted(p.parent for p in RUNS.rglob("run.json"))
     bad = []
     for folder in folders:
         with tempfile.TemporaryDirectory() as tmp:
             old, new = remake(folder, folder if args.write else Path(tmp))
         a, b = (r["history"][-1] for r in (old, new))
         ok = abs(a["AP50"] - b["AP50"]) <= TOLERANCE[old["config"]["task"]]
-        print(f"{folder.name:16} AP50 {a['AP50']:.3f} -> {b['AP50']:.3f}   AP {a['AP']:.3f} -> {b['AP']:.3f}   "
+        print(f"{folder.relative_to(RUNS).as_posix():40} AP50 {a['AP50']:.3f} -> {b['AP50']:.3f}   AP {a['AP']:.3f} -> {b['AP']:.3f}   "
               f"{a['seconds']:.0f} s -> {b['seconds']:.0f} s   {'ok' if ok else 'NOT reproduced'}", flush=True)
-        if not ok: bad.append(folder.name)
+        if not ok: bad.append(folder)
     print(f"{len(folders) - len(bad)} of {len(folders)} runs reproduced; they are in {RUNS}")
     return bool(bad)
 
