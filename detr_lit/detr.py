@@ -7,8 +7,7 @@ __all__ = ['Images', 'Decoded', 'BUNDLED', 'Normalize', 'shrink_mask', 'as_batch
 
 # %% ../nbs/08_detr.ipynb #417fe13e
 import contextlib, copy, io, json
-from importlib import import_module
-from importlib.resources import files
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -204,7 +203,7 @@ BUNDLED = ("toy", "trees")
 
 def bundled(name: str) -> Path:
     "The folder of weights that come with the book, in the package or in a checkout; FileNotFoundError without them."
-    package = Path(str(files("detr_lit")))
+    package = Path(str(resources.files("detr_lit")))
     homes = {n: (package / "weights" / n, package.parent / "nbs/runs" / n / "weights") for n in (*BUNDLED, name)}
     present = {n: home for n, both in homes.items() for home in both if (home / "config.json").exists()}
     if name in present: return present[name]
