@@ -97,7 +97,7 @@ class HungarianMatcher(nn.Module):
         check_targets(targets, logits.shape[1], logits.shape[2] - 1)
         alike: dict[int, list[int]] = {}
         for i, t in enumerate(targets): alike.setdefault(len(t["labels"]), []).append(i)
-        pairs = {}
+        pairs: dict[int, Any] = {}
         for rows in alike.values():
             labels, objects = (torch.stack([targets[i][k] for i in rows]) for k in ("labels", "boxes"))
             cost = self.cost(logits[rows], boxes[rows], labels, objects.float()).cpu().numpy()
