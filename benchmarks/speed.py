@@ -31,6 +31,7 @@ from peers import (
     trains,
     waiting,
 )
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
 from detr_lit.data import ToyDetectionDataset, collate
@@ -184,7 +185,28 @@ def importing(args: argparse.Namespace) -> dict[str, float]:
     return dict(torch=torch_alone) | {m: statistics.median(b for _, b in r) for m, r in rows.items()}
 
 
-EXTRAS = dict(roofline=roofline, loader=loader, importing=importing)
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::cudnn_convolution"),
+    "dropout's random numbers": ("aten::bernoulli_", "aten::native_dropout"),
+}
+
+
+def profiled(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    "Where one float32 training step at the toy size spends its processor time, in seconds, for both sides."
+    make, result = cases(argparse.Namespace(device="cpu", smoke=args.smoke))["train_toy"][1], {}
+    for side in ("transformers", "ours"):
+        step = make(side)
+        step()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            step()
+        spent = {e.key: e.self_cpu_time_total / 1e6 for e in profiler.key_averages()}
+        row = {kind: sum(spent.get(name, 0.0) for name in names) for kind, names in KINDS.items()}
+        result[side] = row | {"everything else": sum(spent.values()) - sum(row.values())}
+    return result
+
+
+EXTRAS = dict(roofline=roofline, profile=profiled, loader=loader, importing=importing)
 
 
 # ---------------------------------------------------------------- the table
@@ -203,6 +225,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"\n{kind}: matrix products at {rows['peak'] / 1e9:.0f} GFLOP/s")
         lines += [f"  {n:20}{1e3 * p['seconds']:9.1f} ms  {p['flops'] / 1e9:8.2f} GFLOP  {p['share']:.0%} of the peak"
                   for n, p in rows["parts"].items()]  # fmt: skip
+    for side, row in result.get("profile", {}).items():
+        lines.append(f"\na training step of {side}: " + ", ".join(f"{kind} {1e3 * s:.0f} ms" for kind, s in row.items()))
     if "loader" in result:
         lines.append("\na batch of 16: " + ", ".join(f"{1e3 * s:.1f} ms with {w} workers" for w, s in result["loader"].items()))
     if "importing" in result:
