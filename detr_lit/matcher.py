@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 
 # %% ../nbs/06_matcher.ipynb #0515e5f4
@@ -35,6 +34,7 @@ def check_predictions(logits: Float[Tensor, "..."], boxes: Float[Tensor, "..."])
         got = f"pred_logits {list(logits.shape)} and pred_boxes {list(boxes.shape)}"
         raise ValueError(f"got {got}; wanted [B, N, K+1] and [B, N, 4]")
     for name, x in [("pred_logits", logits), ("pred_boxes", boxes)]:
+        if x.sum().isfinite(): continue                         # a glance; a NaN or an infinity would be in the sum
         finite = x.isfinite()
         if not finite.all():
             at = (~finite).nonzero()[0].tolist()
@@ -82,7 +82,7 @@ class HungarianMatcher(nn.Module):
 
     def cost(self, logits: Float[Tensor, "B N C"], boxes: Float[Tensor, "B N 4"], labels: Int[Tensor, "B M"],
              objects: Float[Tensor, "B M 4"]) -> Float[Tensor, "B N M"]:
-        "What each pair costs. Padded objects cost something too, and nobody reads it."
+        "What each pair costs, in images with M objects each."
         prob = logits.softmax(-1).gather(2, labels[:, None].expand(-1, logits.shape[1], -1))
         giou = pairwise_giou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(objects, "cxcywh", "xyxy"))
         return self.cost_bbox * torch.cdist(boxes, objects, p=1) + self.cost_giou * (1 - giou) - self.cost_class * prob
@@ -95,7 +95,11 @@ class HungarianMatcher(nn.Module):
         if len(targets) != len(logits): raise ValueError(f"got {len(targets)} targets for {len(logits)} images")
         if not targets: return []
         check_targets(targets, logits.shape[1], logits.shape[2] - 1)
-        labels, objects = (pad_sequence([t[k] for t in targets], batch_first=True) for k in ("labels", "boxes"))
-        cost = self.cost(logits, boxes, labels, objects.float()).cpu().numpy()
-        pairs = [linear_sum_assignment(c[:, :len(t["labels"])]) for c, t in zip(cost, targets)]
-        return [(torch.from_numpy(q), torch.from_numpy(o)) for q, o in pairs]
+        alike: dict[int, list[int]] = {}
+        for i, t in enumerate(targets): alike.setdefault(len(t["labels"]), []).append(i)
+        pairs: dict[int, Any] = {}
+        for rows in alike.values():
+            labels, objects = (torch.stack([targets[i][k] for i in rows]) for k in ("labels", "boxes"))
+            cost = self.cost(logits[rows], boxes[rows], labels, objects.float()).cpu().numpy()
+            pairs |= {i: linear_sum_assignment(c) for i, c in zip(rows, cost)}
+        return [(torch.from_numpy(q), torch.from_numpy(o)) for q, o in (pairs[i] for i in range(len(targets)))]

@@ -23,8 +23,8 @@ from jaxtyping import TypeCheckError
 from torch import nan, tensor
 from typer.testing import CliRunner
 
-MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "detr", "encoder", "evaluate", "export", "gaze",
-           "heads", "inference", "loss", "matcher", "position", "pretrained", "train")
+MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "encoder", "evaluate", "export",
+           "gaze", "heads", "inference", "ladder", "loss", "matcher", "position", "pretrained", "speed", "train")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -97,6 +97,24 @@ PARTS = [
     (lambda L: L.pretrained.evaluate_coco(model_of(L), "nowhere"), "instances_val2017.json is not there"),
     (lambda L: L.pretrained.as_transformers(model_of(L)), "transformers has no such DETR: norm='batch'"),
     (lambda L: L.export.AsFunction(model_of(L))(torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 60) > 0), "mask is"),
+    # speed
+    (lambda L: L.speed.alternate({}), r"functions are \[\]; wanted at least one"),
+    (lambda L: L.speed.alternate(dict(a=list), 0), "repeats is 0"),
+    (lambda L: L.speed.speedup(dict(a=[1.], b=[1.]), "a", "c"), r"'c' is none of \['a', 'b'\]"),
+    (lambda L: L.speed.speedup(dict(a=[1.], b=[1., 2.]), "a", "b"), "a has 1 rounds, b has 2"),
+    (lambda L: L.speed.count_flops(3), "function is a int"),
+    (lambda L: L.speed.parts(torch.nn.Conv2d(3, 8, 1), image()[None]), "model is a Conv2d; wanted a DETR"),
+    (lambda L: L.speed.parts(model_of(L), image()), r"\[3, 48, 64\]"),
+    (lambda L: L.speed.matmul_peak(0), "n is 0"),
+    (lambda L: L.speed.fold_norm(torch.nn.Conv2d(3, 8, 1), torch.nn.GroupNorm(2, 8)), "running statistics"),
+    (lambda L: L.speed.fold_norm(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(4)), "of 8 channels"),
+    (lambda L: L.speed.fold_norms(3), "model is a int"),
+    (lambda L: L.speed.for_inference(torch.nn.Conv2d(3, 8, 1)), "model is a Conv2d; wanted a DETR"),
+    (lambda L: L.speed.for_inference(model_of(L))(image()), r"\[3, 48, 64\]"),
+    (lambda L: L.speed.fit_exponent([1, 2], [1]), r"values \[1\]; wanted two or more"),
+    (lambda L: L.speed.fit_exponent([2, 2], [1, 1]), "wanted two or more"),
+    (lambda L: L.speed.fit_exponent([0, 2], [1, 1]), "above 0"),
+    (lambda L: L.speed.fit_exponent([1, 2], [1, nan]), "above 0"),
     # data
     (lambda L: L.data.ToyDetectionDataset(image_size=64.5), "image_size is 64.5; it must be a whole number"),
     (lambda L: L.data.ToyDetectionDataset(num_samples="9"), "num_samples is '9'"),
