@@ -5,31 +5,31 @@
 A step is loading 16 pictures, forwards, loss, backwards and the optimisers.
 """
 import argparse
+import itertools
 import json
 import statistics
-import time
 from pathlib import Path
 
 import torch
 
 from detr_lit.data import ToyDetectionDataset, collate
 from detr_lit.ladder import LADDER
+from detr_lit.speed import alternate
 from detr_lit.train import Recipe, Trainer, new_model, versions
 
 FILE = Path(__file__).parents[1] / "nbs/runs/ladder/pace.json"
 
 
-def pace(recipes: dict[str, Recipe], rounds: int = 15, warm: int = 3, batch_size: int = 16) -> dict[str, float]:
+def pace(recipes: dict[str, Recipe], rounds: int, batch_size: int = 16) -> dict[str, float]:
     "Median milliseconds of a step of each recipe, the recipes alternating."
-    data = ToyDetectionDataset(1_000_000)
-    trainers = {name: Trainer(new_model(data, r, 0), r, torch.device("cpu")) for name, r in recipes.items()}
-    took: dict[str, list[float]] = {name: [] for name in recipes}
-    for i in range(warm + rounds):
-        for name, trainer in trainers.items():
-            began = time.perf_counter()
-            trainer.step(collate([data[batch_size * i + k] for k in range(batch_size)]), 1e-3)
-            if i >= warm: took[name].append(1000 * (time.perf_counter() - began))
-    return {name: round(statistics.median(t), 1) for name, t in took.items()}
+    data, place = ToyDetectionDataset(1_000_000), itertools.count()
+
+    def stepper(recipe: Recipe):
+        trainer = Trainer(new_model(data, recipe, 0), recipe, torch.device("cpu"))
+        return lambda: trainer.step(collate([data[next(place)] for _ in range(batch_size)]), 1e-3)
+
+    seconds = alternate({name: stepper(recipe) for name, recipe in recipes.items()}, rounds)
+    return {name: round(1000 * statistics.median(t), 1) for name, t in seconds.items()}
 
 
 def main() -> None:

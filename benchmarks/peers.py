@@ -11,25 +11,22 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's package, installed or not
 
-from detr_lit import train
 from detr_lit.backbone import freeze_stem
 from detr_lit.detr import DETR
 from detr_lit.loss import DetrLoss
 from detr_lit.pretrained import as_transformers
-from detr_lit.speed import for_inference, has_bf16
-from detr_lit.train import Recipe, Trainer, versions
+from detr_lit.speed import for_inference
+from detr_lit.train import Recipe, Trainer, quick_bf16, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 Step = Callable[[], Any]
@@ -104,15 +101,6 @@ def in_bf16(step: Step, device: str, bf16: bool) -> Step:
     return cast
 
 
-@contextmanager
-def bf16_for_sure(device: torch.device, bf16: bool):
-    "`detr_lit.train.precision`, with bfloat16 wherever the processor has it at all."
-    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    with sdpa_kernel(SDPBackend.MATH if device.type == "cpu" else fused), \
-            torch.autocast(device.type, torch.bfloat16, enabled=bf16 and has_bf16(device.type)):  # fmt: skip
-        yield
-
-
 def answers(side: str, arguments: dict[str, Any], size: tuple[int, int, int], device: str = "cpu", path: str = "") -> Step:
     "One forward pass: `side` is ours, transformers or official, with _bf16 or without. Outputs as the side gives them."
     name, bf16 = side.removesuffix("_bf16"), side.endswith("_bf16")
@@ -160,8 +148,7 @@ def trains(side: str, arguments: dict[str, Any], size: tuple[int, int, int], dev
         batch = images, torch.zeros(size, dtype=torch.bool, device=device), targets
 
         def ours() -> float:
-            with mock.patch.object(train, "precision", bf16_for_sure):
-                return trainer.step(batch)[0]["total"].item()
+            return trainer.step(batch)[0]["total"].item()
 
         return waiting(ours, device)
     pixels, labels = model.normalize(images), theirs(targets, arguments["num_classes"])
@@ -296,7 +283,7 @@ def made_by(device: str, repeats: int) -> dict[str, Any]:
     import transformers
 
     name = torch.cuda.get_device_name() if device != "cpu" else processor()
-    return versions() | dict(transformers=transformers.__version__, processor=name, bf16=has_bf16(device), device=device,
+    return versions() | dict(transformers=transformers.__version__, processor=name, bf16=quick_bf16(device), device=device,
                              repeats=repeats)  # fmt: skip
 
 

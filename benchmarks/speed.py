@@ -36,7 +36,8 @@ from torch.utils.data import DataLoader
 
 from detr_lit.data import ToyDetectionDataset, collate
 from detr_lit.detr import DETR
-from detr_lit.speed import alternate, count_flops, for_inference, has_bf16, parts, speedup
+from detr_lit.speed import alternate, count_flops, for_inference, parts, speedup
+from detr_lit.train import quick_bf16
 
 R50 = dict(num_classes=91, num_queries=100, backbone_name="resnet50")
 TOY = dict(num_classes=3, num_queries=100, backbone_name="resnet18")
@@ -84,7 +85,7 @@ def cases(args: argparse.Namespace) -> dict[str, tuple]:
 
 def sides_of(case: tuple, args: argparse.Namespace) -> list[str]:
     peer = ["official"] if args.official else []
-    return [s for s in (*peer, *case[2]) if not s.endswith("_bf16") or has_bf16(args.device) or args.smoke]
+    return [s for s in (*peer, *case[2]) if not s.endswith("_bf16") or quick_bf16(args.device) or args.smoke]
 
 
 def same(outputs: dict[str, Any]) -> float:
@@ -141,7 +142,7 @@ def roofline(args: argparse.Namespace) -> dict[str, Any]:
     images = images.contiguous(memory_format=torch.channels_last)
     for kind, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         bf16 = kind == "bfloat16"
-        if bf16 and not has_bf16(args.device):
+        if bf16 and not quick_bf16(args.device):
             continue
         with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
             functions = parts(for_inference(model, bf16), images)

@@ -140,9 +140,9 @@ class Muon(torch.optim.Optimizer):
                     p.sub_(t.view_as(p), alpha=group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5)
 
 # %% ../nbs/09_train.ipynb #40638ca7
-def quick_bf16(device: torch.device) -> bool:
+def quick_bf16(device: torch.device | str = "cpu") -> bool:
     "Whether bfloat16 is worth it here: matrix units or AVX-512 BF16 on a CPU, the format itself on a GPU."
-    if device.type != "cpu": return torch.cuda.is_bf16_supported()
+    if torch.device(device).type != "cpu": return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     asks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")                  # the oldest torch can't tell
     return any(getattr(torch.cpu, ask, lambda: False)() for ask in asks)
 

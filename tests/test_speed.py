@@ -21,12 +21,12 @@ from detr_lit.speed import (
     fold_norm,
     fold_norms,
     for_inference,
-    has_bf16,
     in_float32,
     matmul_peak,
     parts,
     speedup,
 )
+from detr_lit.train import quick_bf16
 
 SMALL = dict(num_queries=6, d_model=32, n_heads=4, n_enc_layers=1, n_dec_layers=2, dim_ff=48)
 BATCH_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d)
@@ -194,7 +194,7 @@ def test_parts_leave_the_model_alone():
 
 def test_peak():
     assert matmul_peak(32, repeats=2) > 1e6
-    assert isinstance(has_bf16(), bool) and (torch.cuda.is_available() or not has_bf16("cuda"))
+    assert isinstance(quick_bf16(), bool) and (torch.cuda.is_available() or not quick_bf16("cuda"))
 
 
 # ---------------------------------------------------------------- measuring
