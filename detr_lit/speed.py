@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import FrozenBatchNorm2d
 
-from .detr import DETR, Images, as_batch
+from .detr import DETR, ExtraQueries, Images, as_batch
 from .gaze import cell_centres
 
 # %% ../nbs/18b_cost.ipynb #dc240123
@@ -129,12 +129,13 @@ class QuickDETR(DETR):
     bf16 = False
 
     @torch.no_grad()
-    def forward(self, images: Images, mask: Tensor | None = None, *, return_attention: bool = False) -> dict[str, Any]:
+    def forward(self, images: Images, mask: Tensor | None = None, *, return_attention: bool = False,
+                extra: ExtraQueries | None = None) -> dict[str, Any]:
         "As `DETR`, and in float32 whatever is used inside."
         batch, mask = as_batch(images, mask)
         batch = batch.contiguous(memory_format=torch.channels_last)
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.bf16):
-            out = super().forward(batch, mask, return_attention=return_attention)
+            out = super().forward(batch, mask, return_attention=return_attention, extra=extra)
         return in_float32(out)
 
 # %% ../nbs/18b_cost.ipynb #4980665e

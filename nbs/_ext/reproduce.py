@@ -52,7 +52,8 @@ def main() -> int:
             old, new = remake(folder, folder if args.write else Path(tmp))
         a, b = (r["history"][-1] for r in (old, new))
         ok = abs(a["AP50"] - b["AP50"]) <= TOLERANCE[old["config"]["task"]]
-        print(f"{folder.relative_to(RUNS).as_posix():40} AP50 {a['AP50']:.3f} -> {b['AP50']:.3f}   AP {a['AP']:.3f} -> {b['AP']:.3f}   "
+        print(f"{folder.relative_to(RUNS).as_posix():40} "
+              f"AP50 {a['AP50']:.3f} -> {b['AP50']:.3f}   AP {a['AP']:.3f} -> {b['AP']:.3f}   "
               f"{a['seconds']:.0f} s -> {b['seconds']:.0f} s   {'ok' if ok else 'NOT reproduced'}", flush=True)
         if not ok: bad.append(folder)
     print(f"{len(folders) - len(bad)} of {len(folders)} runs reproduced; they are in {RUNS}")
