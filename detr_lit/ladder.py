@@ -66,7 +66,7 @@ LADDER["leaner"] = rung(LADDER["points"], n_dec_layers=2, num_queries=36, lr=2e-
                         noobj_weight=0.4)
 
 # %% ../nbs/18_speed.ipynb #5adc0d23
-LADDER["denoising"] = rung(LADDER["leaner"], helper=dict(kind="denoising"))
+LADDER["denoising"] = rung(LADDER["leaner"], helper=dict(kind="denoising", groups=3))
 LADDER["gaze, denoising"] = rung(LADDER["gaze"], helper=dict(kind="denoising"))
 
 # %% ../nbs/18_speed.ipynb #84657a24

@@ -89,7 +89,7 @@ RECIPES["trees"] = replace(
     LAPTOP, lr=1.5e-3, lr_backbone=1.5e-3, muon=0.0, average=0.995, model=LAPTOP.model | dict(
         num_queries=64, n_enc_layers=0, stride=8, norm="group", dropout=0.1, gaze="points"))
 RECIPES["fast"] = replace(
-    LAPTOP, lr=2e-3, lr_backbone=2e-3, muon=0.03, noobj_weight=0.4, helper=dict(kind="denoising"),
+    LAPTOP, lr=2e-3, lr_backbone=2e-3, muon=0.03, noobj_weight=0.4, helper=dict(kind="denoising", groups=3),
     model=LAPTOP.model | dict(num_queries=36, n_enc_layers=0, n_dec_layers=2, stride=8, gaze="points"))
 RECIPES["plain"] = replace(
     LAPTOP, helper=dict(kind="groups", groups=4), model=dict(num_queries=9, places_in_values=True, query_grid=True) | {

@@ -1,5 +1,6 @@
 """The ladder: rungs change what they say and nothing else, and its tops are the package's recipes."""
 
+import runpy
 from dataclasses import asdict
 
 import pytest
@@ -56,3 +57,10 @@ def test_every_rung_takes_a_step(name):
     queries = recipe.model.get("num_queries", 100)
     assert losses["total"].isfinite() and outputs["pred_logits"].shape == (2, queries, 4)
     assert any(not torch.equal(p, b) for p, b in zip(trainer.model.parameters(), before))
+
+
+def test_the_benchmark_of_the_pace(root):
+    pace = runpy.run_path(str(root / "benchmarks/pace.py"))["pace"]
+    tiny = Recipe(model=dict(d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=1, dim_ff=16, backbone_name="convnet"))
+    milliseconds = pace({"a": tiny, "b": tiny}, rounds=1, batch_size=2)
+    assert milliseconds.keys() == {"a", "b"} and min(milliseconds.values()) > 0
