@@ -80,9 +80,10 @@ def matmul_peak(n: int = 1024, dtype: torch.dtype = torch.float32, repeats: int 
     if n < 1: raise ValueError(f"n is {n}; it must be at least 1")
     a, b = torch.rand(2, n, n, device=device).to(dtype)
     kernel, map_ = a[:, :, None, None], b[None, :, :, None].contiguous(memory_format=torch.channels_last)
-    def wait() -> None:
+    def waited(way: Callable[[], Tensor]) -> None:
+        way()
         if device != "cpu": torch.cuda.synchronize()
-    ways = dict(product=lambda: (a @ b, wait()), convolution=lambda: (nn.functional.conv2d(map_, kernel), wait()))
+    ways = dict(product=lambda: waited(lambda: a @ b), convolution=lambda: waited(lambda: nn.functional.conv2d(map_, kernel)))
     return 2 * n**3 / min(min(seconds) for seconds in alternate(ways, repeats).values())
 
 # %% ../nbs/18b_cost.ipynb #9c6e0beb
