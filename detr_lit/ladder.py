@@ -5,15 +5,21 @@ __all__ = ['LADDER', 'rung']
 
 # %% ../nbs/18_speed.ipynb #e0ab3aa8
 from dataclasses import fields, replace
+from inspect import signature
 from typing import Any
 
+from .detr import DETR
 from .train import RECIPES, Recipe
 
 # %% ../nbs/18_speed.ipynb #1f57cb86
 def rung(below: Recipe, **changes: Any) -> Recipe:
-    "A recipe with changes: those named like a field of `Recipe` are its own, all others its model's."
-    own = {k: v for k, v in changes.items() if k in {f.name for f in fields(Recipe)}}
-    return replace(below, **own, model=below.model | {k: v for k, v in changes.items() if k not in own})
+    "A recipe with changes: those named like a field of `Recipe` are its own, all others its model's. ValueError for neither."
+    fields_, arguments = {f.name for f in fields(Recipe)}, signature(DETR).parameters
+    unknown = [k for k in changes if k not in fields_ and k not in arguments]
+    if unknown: raise ValueError(f"changes hold {unknown}, which neither Recipe nor DETR knows")
+    own = {k: v for k, v in changes.items() if k in fields_}
+    inner = {k: v for k, v in changes.items() if k not in fields_}
+    return replace(below, **own, model=below.model | inner)
 
 
 LADDER: dict[str, Recipe] = {"paper": RECIPES["paper"]}
