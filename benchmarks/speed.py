@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 
 from detr_lit.data import ToyDetectionDataset, collate
 from detr_lit.detr import DETR
-from detr_lit.speed import alternate, count_flops, for_inference, parts, speedup
+from detr_lit.speed import alternate, count_flops, for_inference, matmul_peak, parts, speedup
 from detr_lit.train import quick_bf16
 
 R50 = dict(num_classes=91, num_queries=100, backbone_name="resnet50")
@@ -135,7 +135,7 @@ def contest(name: str, case: tuple, args: argparse.Namespace) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- the machine, the roofline, the loader, the import
 def roofline(args: argparse.Namespace) -> dict[str, Any]:
-    "Each part of R50's forward pass: operations, seconds, share of what a square product reaches in the same round."
+    "Each part of R50's forward pass: operations, seconds, share of the measured peak."
     arguments, size, n = (TINY, (1, 64, 96), 64) if args.smoke else (R50, (1, 800, 1066), 2048)
     torch.manual_seed(0)
     model, images, result = DETR(**arguments).to(args.device), pictures(*size, args.device), {}
@@ -147,16 +147,12 @@ def roofline(args: argparse.Namespace) -> dict[str, Any]:
         with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
             functions = parts(for_inference(model, bf16), images)
             flops = {name: count_flops(f) for name, f in functions.items()}
-            a, b = torch.rand(2, n, n, device=args.device).to(dtype)
-            functions["product"], flops["product"] = lambda a=a, b=b: a @ b, 2 * n**3
             functions = {name: waiting(f, args.device) for name, f in functions.items()}
             seconds = alternate(functions, max(3, args.repeats))
-        speeds = {name: [flops[name] / s for s in row] for name, row in seconds.items()}
-        peak = speeds.pop("product")
-        result[kind] = dict(peak=max(peak), parts={
-            name: dict(flops=flops[name], seconds=statistics.median(seconds[name]),
-                       share=statistics.median(mine / best for mine, best in zip(row, peak)))
-            for name, row in speeds.items()})  # fmt: skip
+        peak = max(matmul_peak(size, dtype, device=args.device) for size in (n // 2, n))
+        result[kind] = dict(peak=peak, parts={
+            name: dict(flops=flops[name], seconds=statistics.median(row), share=flops[name] / statistics.median(row) / peak)
+            for name, row in seconds.items()})  # fmt: skip
     return result
 
 
