@@ -19,10 +19,10 @@ def flat(recipe):
 
 
 def test_a_rung_changes_the_recipe_or_its_model_by_name():
-    below = Recipe(model=dict(norm="batch"), lr=1e-3)
+    below = Recipe(model=dict(norm="batch", d_model=16), lr=1e-3)
     step = rung(below, muon=0.1, norm="group", stride=8)
-    assert step == Recipe(model=dict(norm="group", stride=8), lr=1e-3, muon=0.1)
-    assert below == Recipe(model=dict(norm="batch"), lr=1e-3)
+    assert step == Recipe(model=dict(norm="group", d_model=16, stride=8), lr=1e-3, muon=0.1)
+    assert below == Recipe(model=dict(norm="batch", d_model=16), lr=1e-3)
     with pytest.raises(ValueError, match="\\['learning_rate'\\], which neither"): rung(below, learning_rate=1e-3)
 
 
