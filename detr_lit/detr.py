@@ -304,7 +304,6 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
         super().__init__()
         _at_least_one(num_classes=num_classes, num_queries=num_queries, d_model=d_model, n_heads=n_heads,
                       n_dec_layers=n_dec_layers, dim_ff=dim_ff)
-        if gaze and not query_boxes: raise ValueError(f"gaze={gaze!r} wants query_boxes=True: it looks near the boxes")
         self.num_classes, self.num_queries = num_classes, num_queries
         self.class_names, self.window = _name_classes(num_classes, class_names), _two_sides(window)
         cnn: Any = dict(stride=stride, dilation=dilation, norm=norm, weights=backbone_weights)
@@ -314,6 +313,7 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
         self.encoder = TransformerEncoder(n_enc_layers, **layer)
         self.decoder = TransformerDecoder(n_dec_layers, **layer)
         self.gaze = look_near_boxes(self.decoder, gaze, d_model, n_heads)
+        if gaze and not query_boxes: raise ValueError(f"gaze={gaze!r} wants query_boxes=True: it looks near the boxes")
         for p in (*self.encoder.parameters(), *self.decoder.parameters()):
             if p.dim() > 1: nn.init.xavier_uniform_(p)
         self.query_embed, self.query_box, self.places_in_values = nn.Embedding(num_queries, d_model), None, places_in_values

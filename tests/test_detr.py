@@ -485,7 +485,7 @@ def test_loading_never_downloads_the_backbones_first_weights(tmp_path, monkeypat
 
 def test_names(tmp_path, monkeypatch):
     package = tmp_path / "detr_lit"
-    monkeypatch.setattr(detr, "files", lambda name: package)
+    monkeypatch.setattr(detr.resources, "files", lambda name: package)
     for name in ("toy", "trees", "tyo"):
         with pytest.raises(FileNotFoundError, match=f"'{name}'.*toy, trees"):
             DETR.from_pretrained(name)
