@@ -18,7 +18,7 @@ from .train import HELPERS, Helper
 # %% ../nbs/19_denoising.ipynb #7fc0aa2e
 def noisy_boxes(boxes: Float[Tensor, "*S 4"], amount: float = 0.4) -> Float[Tensor, "*S 4"]:
     """Boxes cx, cy, w, h, each centre moved by up to `amount` of half a side, each side made longer or shorter by up to
-    `amount` of it (DN-DETR, section 4); within 0.01 and 0.99. ValueError unless 0 <= amount < 1."""
+    `amount` of it (DN-DETR); within 0.01 and 0.99. ValueError unless 0 <= amount < 1."""
     if not 0 <= amount < 1: raise ValueError(f"amount is {amount}; it must be at least 0 and below 1")
     shift, grow = (2 * torch.rand_like(boxes) - 1).split(2, -1)
     centre, size = boxes.split(2, -1)

@@ -287,7 +287,7 @@ class Trainer:
         for o in self.optimizers: o.zero_grad()
         losses["total"].backward()
         norm = nn.utils.clip_grad_norm_([*self.model.parameters(), *self.helper.parameters()], self.recipe.clip)
-        if not (losses["total"] + norm).isfinite(): raise FloatingPointError("the loss or its gradient is not finite: try a smaller lr")
+        if not (losses["total"] + norm).isfinite(): raise FloatingPointError("the loss or its gradient is not finite; try a smaller lr")
         for o in self.optimizers:
             for g in o.param_groups: g["lr"] = g["initial_lr"] * factor
             o.step()

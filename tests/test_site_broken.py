@@ -122,7 +122,7 @@ def test_keyboard_alone(game, total):
     wrong, right = game.lines()
     first = game.page.evaluate(f"{focused}.dataset.line")
     assert first == min(wrong + right, key=int) and game.page.evaluate(f"{focused}.role") == "button"
-    assert game.page.evaluate(f"{focused}.ariaLabel").startswith(f"line {first}: def cost")
+    assert game.page.evaluate(f"{focused}.ariaLabel").startswith(f"line {first}: class HungarianMatcher")
     press("End"), press("Home"), press("ArrowDown"), press("ArrowUp")
     press("Space")
     assert game.said() == f"No, line {first} is as it should be."
@@ -153,7 +153,7 @@ def test_the_wrong_line_looks_like_the_others(game):
     looks = game.card.locator("[data-line]").evaluate_all("""lines => lines.map(line => {
         const style = getComputedStyle(line), names = ["color", "backgroundColor", "fontWeight", "textDecorationLine"];
         return JSON.stringify([line.className, line.getAttributeNames(), names.map(n => style[n])]); })""")
-    assert len(looks) >= 10 and len(set(looks)) == 1
+    assert len(looks) > 20 and len(set(looks)) == 1
 
 
 def test_code_scrolls_in_its_box_on_a_phone(open_page):
