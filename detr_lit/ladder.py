@@ -73,6 +73,9 @@ LADDER["leaner"] = rung(LADDER["points"], n_dec_layers=2, num_queries=36, lr=2e-
 
 # %% ../nbs/18_speed.ipynb #5adc0d23
 LADDER["denoising"] = rung(LADDER["leaner"], helper=dict(kind="denoising", groups=3))
+
+# %% ../nbs/18_speed.ipynb #4c905e70
+LADDER["class counts twice"] = rung(LADDER["denoising"], cost_class=2.0, warmup=20)
 LADDER["gaze, denoising"] = rung(LADDER["gaze"], helper=dict(kind="denoising"))
 
 # %% ../nbs/18_speed.ipynb #84657a24

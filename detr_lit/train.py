@@ -33,7 +33,7 @@ from .data import ToyDetectionDataset, collate
 from .detr import DETR, ExtraQueries, check_weights
 from .evaluate import evaluate
 from .loss import DetrLoss, set_statistics
-from .matcher import check_targets
+from .matcher import HungarianMatcher, check_targets
 
 # %% ../nbs/09_train.ipynb #be9ce31e
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Recipe:
 
     model: keyword arguments of `DETR`. lr, lr_backbone: AdamW's step sizes. muon: if not 0, the step size of `Muon`,
     for the matrices of backbone, encoder and decoder. clip: longest gradient. warmup: steps of linear growth.
-    schedule: "constant" or "cosine" (falls to zero). average: if not 0, the model that is judged and kept is a moving
-    average of the weights, with so much of the old at every step. bf16: bfloat16 where the processor is quick with it.
+    schedule: "constant" or "cosine" (falls to zero). noobj_weight: `DetrLoss`. cost_class: `HungarianMatcher`. average:
+    if not 0, the model that is judged and kept is a moving average of the weights, with so much of the old at every
+    step. bf16: bfloat16 where the processor is quick with it.
     helper: `kind`, a name in `HELPERS`, and its keyword arguments; adds queries in training, none to the model.
     Raises ValueError for a schedule of another name and for numbers out of range.
     """
@@ -57,6 +58,7 @@ class Recipe:
     warmup: int = 0
     schedule: str = "constant"
     noobj_weight: float = 0.1
+    cost_class: float = 1.0
     average: float = 0.0
     bf16: bool = False
     helper: dict[str, Any] = field(default_factory=dict)
@@ -89,8 +91,9 @@ RECIPES["trees"] = replace(
     LAPTOP, lr=1.5e-3, lr_backbone=1.5e-3, muon=0.0, average=0.995, model=LAPTOP.model | dict(
         num_queries=64, n_enc_layers=0, stride=8, norm="group", dropout=0.1, gaze="points"))
 RECIPES["fast"] = replace(
-    LAPTOP, lr=2e-3, lr_backbone=2e-3, muon=0.03, noobj_weight=0.4, helper=dict(kind="denoising", groups=3),
-    model=LAPTOP.model | dict(num_queries=36, n_enc_layers=0, n_dec_layers=2, stride=8, gaze="points"))
+    LAPTOP, lr=2e-3, lr_backbone=2e-3, muon=0.03, noobj_weight=0.4, cost_class=2.0, warmup=20,
+    helper=dict(kind="denoising", groups=3), model=LAPTOP.model | dict(
+        num_queries=36, n_enc_layers=0, n_dec_layers=2, stride=8, gaze="points"))
 RECIPES["plain"] = replace(
     LAPTOP, helper=dict(kind="groups", groups=4), model=dict(num_queries=9, places_in_values=True, query_grid=True) | {
         k: v for k, v in LAPTOP.model.items() if k not in ("query_boxes", "gaze", "num_queries")})
@@ -106,9 +109,10 @@ def orthogonal(m: Float[Tensor, "n R C"], steps: int = 4, large: torch.dtype = t
     wide = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(large)
     one = torch.eye(wide.shape[1], device=m.device)
     gram, turn = (wide @ wide.mT).float(), one
-    for _ in range(steps):
+    for step in range(steps):
         push = 3.4445 * one + torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
-        turn, gram = push @ turn, push @ gram @ push
+        turn = push @ turn if step else push                       # the first is push @ one
+        if step + 1 < steps: gram = push @ gram @ push             # nobody asks for the last one's
     near = (turn.to(large) @ wide).float()
     return near.mT if m.shape[1] > m.shape[2] else near
 
@@ -131,7 +135,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             alike: dict[torch.Size, list] = {}
             for p in (p for p in group["params"] if p.grad is not None):
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 1 - group["momentum"])
+                if not (state := self.state[p]): state["momentum"] = torch.zeros_like(p)
+                buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 ahead = p.grad.lerp(buffer, group["momentum"]).flatten(1)
                 alike.setdefault(ahead.shape, []).append((p, ahead))
             for shape, members in alike.items():
@@ -268,9 +273,9 @@ def follow(model: nn.Module, average: nn.Module, keep: float) -> None:
 class Trainer:
     "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch. `result` is to be kept."
     def __init__(self, model: DETR, recipe: Recipe, device: torch.device):
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, matcher = recipe, device, HungarianMatcher(recipe.cost_class)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
-        self.criterion = DetrLoss(model.num_classes, noobj_weight=recipe.noobj_weight).to(device)
+        self.criterion = DetrLoss(model.num_classes, matcher, noobj_weight=recipe.noobj_weight).to(device)
         self.optimizers, self.helper = make_optimizers(model, recipe), make_helper(model, **recipe.helper).to(device)
         self.result = deepcopy(self.model) if recipe.average else self.model
         self.optimizers[0].add_param_group(dict(params=[*self.helper.parameters()], initial_lr=recipe.lr))

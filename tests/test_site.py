@@ -213,6 +213,12 @@ def test_every_link_leads_somewhere(site):
     assert not bad, "\n".join(bad[:20])
 
 
+def test_no_page_is_heavy(site):
+    "A phone on a slow line gets the text at once; figures are files of their own."
+    heavy = {p.name: p.stat().st_size for p in (site / "nbs").glob("*.html") if p.stat().st_size > 1_000_000}
+    assert not heavy, heavy
+
+
 def test_no_markup_is_left_on_a_page(site):
     "A table or a directive that was not understood stands on the page as text."
     left = {}

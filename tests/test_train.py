@@ -57,6 +57,13 @@ def test_laptop_is_a_detr():
     assert model.query_embed.weight.requires_grad and model.num_queries == 16
 
 
+def test_a_recipe_s_class_cost_reaches_the_matcher():
+    recipe = replace(SHORT, cost_class=2.5, noobj_weight=0.3)
+    criterion = Trainer(DETR(3, **recipe.model), recipe, CPU).criterion
+    assert (criterion.matcher.cost_class, criterion.matcher.cost_bbox, criterion.matcher.cost_giou) == (2.5, 5.0, 2.0)
+    assert criterion.class_weight[0] == pytest.approx(0.3)
+
+
 def test_factor():
     recipe = Recipe(warmup=10, schedule="cosine")
     assert recipe.factor(0, 100) == pytest.approx(0.1)
@@ -92,6 +99,16 @@ def test_orthogonal(shape):
     assert torch.linalg.svdvals(found).min() > 0.4 and torch.linalg.svdvals(found).max() < 1.3
     assert ((u @ v) * found).sum((1, 2)).min() / shape[0] > 0         # the same directions
     assert torch.nn.functional.cosine_similarity((u @ v).flatten(1), found.flatten(1)).min() > 0.9
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_iteration_on_gram_matrices_is_that_on_the_whole(steps):
+    m = torch.randn(2, 8, 20, dtype=torch.float64)
+    x = m / m.norm(dim=(1, 2), keepdim=True)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    torch.testing.assert_close(orthogonal(m.float(), steps), x.float(), atol=1e-4, rtol=1e-4)
 
 
 def test_muon_moves_convolutions_and_skips_the_rest():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import html
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,8 +18,11 @@ from pathlib import Path
 from docutils import nodes
 from nbdev_cells import MARK, chapter_of, module_files, source_page
 from pygments import highlight
+from pygments.filter import Filter
 from pygments.formatters import HtmlFormatter
+from pygments.lexer import Lexer
 from pygments.lexers import PythonLexer
+from pygments.token import Comment, Keyword, Name, Number, String, Text
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -128,12 +132,24 @@ def card(mutant: dict, source: str) -> Card:
 
 
 # ---------------------------------------------------------------- HTML
+COLOURED = (Keyword, Comment, String, Number, Name.Function, Name.Class)
+
+
+class Sparing(Filter):
+    "Colour for what stands out; a span for every name and bracket would be half of the page."
+
+    def filter(self, lexer: Lexer, stream: Iterator) -> Iterator:
+        yield from ((kind if any(kind in c for c in COLOURED) else Text, text) for kind, text in stream)
+
+
 def code_html(c: Card) -> str:
-    text = highlight("\n".join(c.code.values()), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
+    lexer = PythonLexer(stripnl=False)
+    lexer.add_filter(Sparing())
+    text = highlight("\n".join(c.code.values()), lexer, HtmlFormatter(nowrap=True))
     rows = []
     for n, line in zip(c.code, text.split("\n")):
         kind = "" if n in c.silent else f' data-line="{n}"'
-        rows.append(f'<span class="line"{kind}><span class="number">{n}</span>{line}\n</span>')
+        rows.append(f'<span class="line"{kind}><b>{n}</b>{line}\n</span>')
     return f'<pre class="broken-code highlight"><code>{"".join(rows)}</code></pre>'
 
 

@@ -32,6 +32,18 @@ FRONT = """<!DOCTYPE html>
 """
 
 
+SCRIPTS = re.compile(r'<(?:script|link) [^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?\n?')
+
+
+def lighten(html: Path) -> None:
+    "The theme's icons come as a font and once more as a script of 1.5 MB, for which every page would wait."
+    for page in html.rglob("*.html"):
+        text = page.read_text("utf-8")
+        page.write_text(SCRIPTS.sub("", text), "utf-8")
+    for file in html.glob("_static/scripts/fontawesome.js*"):
+        file.unlink()
+
+
 def build(root: Path = ROOT, say=print) -> int:
     """Run jupyter-book with `-n -W`; 0 if the site is whole.
 
@@ -54,6 +66,7 @@ def build(root: Path = ROOT, say=print) -> int:
         front = re.search(r"^root:\s*(\S+)", (root / "_toc.yml").read_text("utf-8"), re.M)
         if front:
             (new / "_build/html/index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")
+        lighten(new / "_build/html")
         html = root / "_build" / "html"
         shutil.rmtree(html, ignore_errors=True)
         (new / "_build" / "html").rename(html)

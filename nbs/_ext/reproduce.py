@@ -24,7 +24,7 @@ TOLERANCE = {"toy": 0.05, "toy-test": 0.15, "toy-exam": 0.05, "trees": 0.10}
 
 def data_of(task: str, seed: int):
     "What the chapters train and judge on: the photographs are the copies that lie beside them."
-    exams = {"toy": dict(split="val"), "toy-test": dict(split="test"), "toy-exam": dict(split="test", seed=1)}
+    exams = {"toy": dict(split="val"), "toy-test": dict(split="test"), "toy-exam": dict(split="test", seed=2)}
     if task in exams: return ToyDetectionDataset(1_000_000, seed=seed), ToyDetectionDataset(500, **exams[task])
     photos = RUNS / "tree_photos"
     return TreeCrowns("train", photos, seed=seed, num_samples=1_000_000), TreeCrowns("val", photos)
