@@ -145,7 +145,7 @@ def test_batches_without_objects(kind):
 
 @KINDS
 def test_every_weight_of_a_helper_learns_and_none_is_in_the_model(kind):
-    trainer = Trainer(model(), Recipe(lr=1e-2, helper=dict(kind=kind)), torch.device("cpu"))
+    trainer = Trainer(model(), Recipe(lr=1e-2, weight_decay=0.0, helper=dict(kind=kind)), torch.device("cpu"))
     before = [p.detach().clone() for p in trainer.helper.parameters()]
     losses, outputs, _ = trainer.step(collate([ToyDetectionDataset(4, image_size=64)[i] for i in range(4)]))
     assert outputs["pred_logits"].shape[1] == 6
