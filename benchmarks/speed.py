@@ -156,6 +156,17 @@ def roofline(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def linear(args: argparse.Namespace) -> dict[str, float]:
+    "Seconds of the first layer of the encoder's network at 800 x 1066, as a product and as a convolution of one pixel."
+    layer = torch.nn.Linear(256, 2048, device=args.device).requires_grad_(False)
+    kernel = layer.weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    x = torch.rand(1, 25, 34, 256, device=args.device)                        # a feature map, channels last
+    ways = dict(product=lambda: layer(x), convolution=lambda: torch.conv2d(x.permute(0, 3, 1, 2), kernel, layer.bias))
+    assert torch.allclose(ways["convolution"]().permute(0, 2, 3, 1), layer(x), atol=1e-4)
+    seconds = alternate({name: waiting(way, args.device) for name, way in ways.items()}, 3 if args.smoke else 50)
+    return {name: statistics.median(row) for name, row in seconds.items()}
+
+
 def loader(args: argparse.Namespace) -> dict[str, float]:
     "Seconds a batch of 16 toy pictures takes to make, by number of workers; compare with a training step."
     batches = 2 if args.smoke else 40
@@ -213,7 +224,7 @@ def profiled(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]
     return result
 
 
-EXTRAS = dict(roofline=roofline, profile=profiled, loader=loader, importing=importing)
+EXTRAS = dict(roofline=roofline, linear=linear, profile=profiled, loader=loader, importing=importing)
 
 
 # ---------------------------------------------------------------- the table
@@ -232,6 +243,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"\n{kind}: matrix products at {rows['peak'] / 1e9:.0f} GFLOP/s")
         lines += [f"  {n:20}{1e3 * p['seconds']:9.1f} ms  {p['flops'] / 1e9:8.2f} GFLOP  {p['share']:.0%} of the peak"
                   for n, p in rows["parts"].items()]  # fmt: skip
+    if "linear" in result:
+        lines.append("\na linear layer: " + ", ".join(f"as a {way} {1e3 * s:.2f} ms" for way, s in result["linear"].items()))
     for case, found in result.get("profile", {}).items():
         lines += [f"\n{case}, {side}: " + ", ".join(f"{kind} {1e3 * s:.1f} ms" for kind, s in row.items())
                   for side, row in found.items()]  # fmt: skip
