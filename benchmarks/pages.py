@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Host, directory=str(SITE)))
+    server.handle_error = lambda *_: None               # a browser that is done hangs up
     threading.Thread(target=server.serve_forever, daemon=True).start()
     path = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
     with sync_playwright() as p:
