@@ -190,12 +190,14 @@ def importing(args: argparse.Namespace) -> dict[str, float]:
     return {m: statistics.median(s) for m, s in zip(modules, zip(*([float(x) for x in r.stdout.split()] for r in runs)))}
 
 
+STEP = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::cudnn_convolution"),
+    "dropout's random numbers": ("aten::bernoulli_", "aten::native_dropout"),
+}
 KINDS = {
-    "train_toy": {
-        "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
-        "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::cudnn_convolution"),
-        "dropout's random numbers": ("aten::bernoulli_", "aten::native_dropout"),
-    },
+    "train_toy": STEP,
+    "train_r50": STEP,
     "loss_300": {
         "softmax of all classes": ("aten::_softmax", "aten::_log_softmax"),
         "copies": ("aten::cat", "aten::index", "aten::gather", "aten::copy_", "aten::index_select"),
@@ -206,7 +208,7 @@ KINDS = {
 
 
 def profiled(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """Seconds of a call by kind of operation, for both sides: a float32 training step at the toy size, and the loss.
+    """Seconds of a call by kind of operation, for both sides: float32 training steps, and the loss.
 
     What PyTorch's profiler does not see is between its operations: Python, and the assignment in scipy.
     """
