@@ -101,7 +101,7 @@ def test_next_stays_in_the_chapter_and_ends(game):
         game.find()
         if len(seen) < of:
             game.page.locator("button.next").click()
-            game.page.wait_for_function("id => location.hash != '#' + id", arg=seen[-1])
+            game.page.locator(f"#{seen[-1]}").wait_for(state="hidden")  # the address changes first, then the card
     assert len(set(seen)) == of and all(s.startswith("card-02_position-") for s in seen)
     assert game.score() == [of, of, of] and game.page.locator("button.next").is_disabled()
 
