@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import build_site
 import nbdev_cells as ext
 import nbformat
 import pytest
@@ -243,6 +244,27 @@ def test_api(built):
     assert 'href="../source/one.html#L12"' in page and 'href="../source/one.html#L24"' in page
     assert "as in *args and x_." in words(page) and "<li><p>a negative" in page
     assert "What it is" in page
+
+
+@pytest.mark.parametrize(
+    ("wide", "short"),
+    [
+        ("(x: int = 1)", "(x: int = 1)"),
+        ("(to: ~pathlib.Annotated[~pathlib.Path, <typer.models.OptionInfo object at 0x7f1>] = 3)", "(to: ~pathlib.Path = 3)"),
+        ("(a: Annotated[str | None, <a.B object at 0x1>], b: Annotated[int, <a.B object at 0x2>])", "(a: str | None, b: int)"),
+        ("(a: list[Annotated[list[int], <a.B object at 0x2>]])", "(a: list[list[int]])"),
+    ],
+)
+def test_no_object_of_this_run_stands_in_a_signature(wide, short):
+    assert ext.plain_signature(None, "function", "f", None, None, wide, "int") == (short, "int")
+
+
+def test_lighter_pages_read_the_same(tmp_path):
+    sig = '<dt class="sig x"><span class="n">f<span class="p"><span class="pre">(</span></span></span>)</dt>'
+    code = '<code><span class="pre">a</span></code>'
+    (tmp_path / "a.html").write_text(f'<script src="_static/scripts/fontawesome.js?v=1"></script>\n{sig}{code}')
+    build_site.lighten(tmp_path)
+    assert (tmp_path / "a.html").read_text() == f'<dt class="sig x"><span class="n">f(</span>)</dt>{code}'
 
 
 def test_a_figure_without_alt_text_fails_the_build(tmp_path):

@@ -97,6 +97,8 @@ class Package:
         self.files = {f.stem: f for f in sorted(self.folder.glob("*.py")) if f.stem not in {"__init__", "_modidx"}}
 
         self.trees = {m: ast.parse(f.read_text("utf-8")) for m, f in self.files.items()}
+        self.strings = {m: strings(tree) for m, tree in self.trees.items()}
+        self.imported = {m: self.imports(tree) for m, tree in self.trees.items()}
 
     def defined_in(self, name: str) -> set[str]:
         "The modules that define `name` at their top level."
@@ -150,7 +152,7 @@ class Package:
             if module in seen:
                 continue
             seen.add(module)
-            ours, out = self.imports(self.trees[module])
+            ours, out = self.imported[module]
             outside |= out
             todo += ours
         return seen, outside
@@ -194,6 +196,8 @@ def named_data(root: Path, words: set[str], also: set[str]) -> dict[str, str]:
             continue
         for base in (root / "nbs", root, root / PACKAGE, *homes):
             try:
+                if not (base / word).exists():
+                    continue
                 path = (base / word).resolve()
                 data = path.is_file() or (
                     path.is_dir() and any(path == h or h in path.parents for h in map(Path.resolve, homes))
@@ -264,7 +268,7 @@ def rests_on(nb, package: Package) -> dict:
             ours, outside, words = ours | here, outside | out, words | strings(tree)
     modules, out = package.closure(ours)
     for m in modules:
-        words |= strings(package.trees[m])
+        words |= package.strings[m]
     rc = root / "nbs" / "matplotlibrc"
     return {
         "code": code_hash(nb),

@@ -19,9 +19,11 @@ import json
 import re
 import struct
 from base64 import b64decode
+from functools import cache
 from pathlib import Path
 
 import nbformat
+import pybtex.plugin
 from docutils import nodes
 from docutils.parsers.rst import directives
 from pygments import highlight
@@ -52,6 +54,7 @@ TAGS = {
 MARK = re.compile(
     r"^# %% (?P<file>\S+\.ipynb) #(?P<cell>[0-9a-zA-Z_-]+)\s*$"
 )  # what nbdev writes above each exported cell
+ANNOTATED = re.compile(r"(?:~?[\w.]+\.)?Annotated\[((?:[^\[\]]|\[[^\[\]]*\])*), <[^<>]* object at 0x[0-9a-f]+>\]")
 DOTS_PER_CSS_PIXEL = 1.5  # nbs/matplotlibrc draws 144 dots to the inch, a browser 96
 
 
@@ -113,6 +116,7 @@ def module_files(package: str) -> dict[str, Path]:
     return {f"{package}.{f.stem}": f for f in sorted(folder.glob("*.py")) if f.stem[0] != "_"} if folder else {}
 
 
+@cache
 def cell_lines(source: str) -> dict[str, int]:
     "{cell id: number of the first line that the cell defines} in a module that nbdev wrote."
     marks = [(n, m["cell"]) for n, line in enumerate(source.splitlines(), 1) if (m := MARK.match(line))]
@@ -132,6 +136,7 @@ def cell_lines(source: str) -> dict[str, int]:
     return first
 
 
+@cache
 def definition_lines(source: str) -> dict[str, int]:
     "{'HungarianMatcher.forward': its line} for every class, function and method."
     found: dict[str, int] = {}
@@ -151,6 +156,7 @@ def definition_lines(source: str) -> dict[str, int]:
     return found
 
 
+@cache
 def chapter_of(source: str) -> str | None:
     "The page that builds a module: '../nbs/06_matcher.ipynb' in nbdev's mark -> 'nbs/06_matcher'."
     m = next((m for line in source.splitlines() if (m := MARK.match(line))), None)
@@ -314,6 +320,13 @@ def plain_docstring(app, what, name, obj, options, lines):
     lines[:] = out + [""]
 
 
+def plain_signature(app, what, name, obj, options, args, returns):
+    "`Annotated[Path, <typer.models.OptionInfo object at 0x7f...>]` is a `Path`: the help says the rest."
+    while args and args != (shorter := ANNOTATED.sub(r"\1", args)):
+        args = shorter
+    return args, returns
+
+
 def outside_names(app, env, node, contnode):
     "A name that is not ours (Tensor, Float...) is shown without a link; one of ours must resolve, or -n complains."
     target = node.get("reftarget", "")
@@ -419,6 +432,19 @@ def drop_thebe(app):
         ]
 
 
+def slowest_first(app, env, docnames):
+    "The page that imports the package to describe it keeps one process busy while the other reads the rest."
+    docnames.sort(key=lambda d: "<!-- api -->" not in Path(env.doc2path(d)).read_text("utf-8"))
+
+
+def in_parallel(app):
+    """Two processes read and write. Jupyter Book has no option for it, and two of its extensions don't say that they are
+    safe: they number tables of contents and write LaTeX, neither of which this book does."""
+    app.parallel = 2
+    for name in {"sphinx_multitoc_numbering", "sphinx_jupyterbook_latex"} & app.extensions.keys():
+        app.extensions[name].parallel_read_safe = app.extensions[name].parallel_write_safe = True
+
+
 def setup(app):
     app.add_config_value("book_package", "", "env", str)
     app.add_config_value("book_facts", "nbs/paper_facts.toml", "env", str)
@@ -428,10 +454,14 @@ def setup(app):
     app.add_directive("facts", Facts)
     app.add_role("fact", Fact())
     app.connect("builder-inited", drop_thebe)
+    app.connect("builder-inited", in_parallel)
+    app.connect("env-before-read-docs", slowest_first)
     app.connect("source-read", write_api)
     app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("autodoc-process-signature", plain_signature)
     app.connect("doctree-read", source_links)
     app.connect("missing-reference", outside_names)
     app.connect("html-collect-pages", source_pages)
     app.setup_extension("concordance")
+    pybtex.plugin.entry_points = cache(pybtex.plugin.entry_points)  # else all packages are searched for each citation
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
