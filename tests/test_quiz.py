@@ -1,25 +1,86 @@
 """The questions of nbs/quiz.toml: well formed, fair, their links lead somewhere, and what code can prove is proved."""
 
+from pathlib import Path
+
 import concordance
+import execute
 import pytest
 import quiz
 import torch
 
-ROOT = __import__("pathlib").Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = quiz.load(ROOT / quiz.QUIZ)
-
-
-def toy():
-    "The first picture of step 6: three objects and four queries."
-    objects = [[0.30, 0.50, 0.20, 0.40], [0.54, 0.50, 0.20, 0.40], [0.80, 0.30, 0.20, 0.20]]
-    return dict(labels=torch.tensor([2, 2, 3]), objects=torch.tensor(objects))
-
-
-def small():
-    sizes = dict(num_queries=9, d_model=64, n_heads=4, n_enc_layers=1, n_dec_layers=3, dim_ff=96)
-    return dict(sizes, backbone_name="convnet", norm="batch", stride=16)
+SMALL = dict(
+    num_queries=9, d_model=64, n_heads=4, n_enc_layers=1, n_dec_layers=3, dim_ff=96,
+    backbone_name="convnet", norm="batch", stride=16,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("q", QUESTIONS, ids=lambda q: q["id"])
 def test_the_answer_is_right(q):
-    exec(compile(q["check"], f"check of {q['id']}", "exec"), dict(torch=torch, tensor=torch.tensor, toy=toy(), small=small(), ROOT=ROOT))
+    space = dict(torch=torch, tensor=torch.tensor, small=SMALL, ROOT=ROOT)
+    exec(compile(q["check"], f"check of {q['id']}", "exec"), space)
+
+
+def test_each_check_asserts():
+    assert [q["id"] for q in QUESTIONS if "assert " not in q["check"]] == []
+
+
+def test_thirty_sound_questions():
+    assert len(QUESTIONS) == 30 and quiz.faults(QUESTIONS) == []
+
+
+def test_every_chapter_is_asked_about():
+    pages = [Path(f).name for f in execute.chapters_in_toc(ROOT)]
+    chapters = {p for p in pages if p[:2].isdigit() and not 11 <= int(p[:2]) <= 15}  # those repeat what others build
+    assert chapters <= {q["chapter"] for q in QUESTIONS} <= {*pages}
+
+
+def test_every_place_is_there():
+    known = {}
+    for q in QUESTIONS:
+        for c in q["choice"]:
+            page, heading = concordance.place(c["see"])
+            if page not in known:
+                known[page] = {*map(concordance.plain, concordance.headings(concordance.page(ROOT / "nbs", page)))}
+            assert concordance.plain(heading) in known[page], f"{q['id']}: {c['see']}"
+
+
+def right(q):
+    return next(i for i, c in enumerate(q["choice"]) if c.get("right"))
+
+
+def test_no_place_and_no_length_gives_the_answer_away():
+    places = [right(q) for q in QUESTIONS]
+    assert all(5 <= places.count(i) <= 10 for i in range(4)), places
+    assert not any(len({*places[i : i + 4]}) == 1 for i in range(len(places))[:-3]), "four alike in a row"
+    ends = []
+    for q in QUESTIONS:
+        sizes = sorted((len(c["say"]), bool(c.get("right"))) for c in q["choice"])
+        ends += ["shortest"] * (sizes[0][1] and sizes[0][0] < sizes[1][0])
+        ends += ["longest"] * (sizes[-1][1] and sizes[-1][0] > sizes[-2][0])
+    assert ends.count("longest") <= 10 and ends.count("shortest") <= 10, ends
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda q: q["choice"][right(q)].pop("right"), "0 right answers"),
+        (lambda q: [c.update(right=True) for c in q["choice"]], "right answers"),
+        (lambda q: q["choice"].pop(), "2 choices"),
+        (lambda q: q["choice"][0].update(why=q["choice"][1]["why"]), "two choices have the same why"),
+        (lambda q: q["choice"][0].update(see=" "), "a choice has no see"),
+        (lambda q: q.pop("check"), "has no check"),
+    ],
+)
+def test_faults_are_seen(change, said):
+    import copy
+
+    q = copy.deepcopy(next(q for q in QUESTIONS if len(q["choice"]) == 3))
+    change(q)
+    assert said in " ".join(quiz.faults([q]))
+    assert "stands twice" in " ".join(quiz.faults([q, q]))
+
+
+def test_text_is_marked_up_and_escaped():
+    assert quiz.inline("a < b, `x < y`\nand *c*") == "a &lt; b, <code>x &lt; y</code> and <em>c</em>"
