@@ -31,7 +31,15 @@ def test_two_hundred_words_at_most(page):
     words = summary(page)
     assert 150 < len(words) <= 200
     text = " ".join(words)
-    asked = ["anchor", "set", "object queries", "Hungarian", "exactly one", "500 epochs", "follow up"]  # its five points
+    asked = [
+        "anchor",
+        "set",
+        "object queries",
+        "Hungarian",
+        "exactly one",
+        "500 epochs",
+        "follow up",
+    ]  # its five points
     assert [a for a in asked if a not in text] == []
 
 
@@ -85,7 +93,9 @@ def test_the_map_is_drawn_twice_with_all_boxes_and_tensors(trace):
         assert {*re.findall(r'data-box="(\w+)"', svg)} == {*model_map.BOXES}
         assert svg.count('href="there.html#here"') == len(model_map.BOXES)
         shown = {*re.findall(r"<title>([\w ]+):", svg)}
-        assert {"features", "memory", "logits", "boxes", "all logits", "objects", "queries"} - {"queries"} <= shown | {"× 2"}
+        assert {"features", "memory", "logits", "boxes", "all logits", "objects", "queries"} - {"queries"} <= shown | {
+            "× 2"
+        }
     assert len(re.findall(r' id="([\w-]+)"', drawn)) == len({*re.findall(r' id="([\w-]+)"', drawn)})
 
 

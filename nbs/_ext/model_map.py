@@ -69,7 +69,7 @@ BOXES = {  # name: (the step's number, where the book builds it, title)
     "answers": ("8", "08_detr # DETR", "A set of answers"),
     "predict": ("10", "10_inference # Predict", "Detections"),
     "truth": ("0", "00_data # One example, written by hand", "The truth"),
-    "stack": ("7", "07_loss # Every decoder layer (section 3.2, \"Auxiliary decoding losses\")", "All layers"),
+    "stack": ("7", '07_loss # Every decoder layer (section 3.2, "Auxiliary decoding losses")', "All layers"),
     "matcher": ("6", "06_matcher # The module", "Matcher"),
     "loss": ("7", "07_loss # The module", "Set loss"),
 }
@@ -119,21 +119,28 @@ def measure(trace: dict) -> tuple[dict[str, list[tuple[str, int]]], dict[str, in
 
 
 # ---------------------------------------------------------------- drawing
+def dot(x: int, y: int, r: int = 2) -> str:
+    "A circle, as a path."
+    return f"M{x - r} {y}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 -{2 * r} 0"
+
+
+NINE = "".join(dot(x, y) for x in (5, 18, 31) for y in (5, 18, 31))
+ENDS = "".join(dot(6, y) for y in (5, 14, 23, 32)) + "".join(dot(30, y) for y in (9, 18, 27))
 ICONS = {  # on 36 x 36
     "images": "M2 6h22v18H2zM12 12h22v20H12zM26 12v20M26 18l8-6M26 25l8-8M27 32l7-7",
     "mask": "M3 7h30v22H3zM22 7v22M22 14l7-7M22 21l11-11M22 29l11-11M29 29l4-4",
     "backbone": "M2 4h9v28H2zM15 9h8v18h-8zM27 14h7v8h-7zM11 4l4 5M11 32l4-5M23 9l4 5M23 27l4-5",
     "positions": "M2 12c4-12 8-12 12 0s8 12 12 0 6-10 8-6M2 28c8-10 16-10 24 0 3 3 6 3 8 0",
-    "encoder": "M18 18L7 7M18 16V7M18 18L29 7M16 18H7M20 18h9M18 18L7 29M18 20v9M18 18l11 11"
-    "M5 5m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M5 18m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M5 31m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M18 5m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M18 18m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M18 31m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M31 5m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M31 18m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M31 31m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0",
-    "queries": "M9 18m-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0M27 10m-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0M27 27m-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0",
-    "decoder": "M3 5h8v6H3zM3 15h8v6H3zM3 25h8v6H3zM11 8l14 0M11 8l14 10M11 18l14-10M11 18l14 10M11 28l14 0M25 4h8v8h-8zM25 14h8v8h-8zM25 24h8v8h-8z",
+    "encoder": "M18 18L7 7M18 16V7M18 18L29 7M16 18H7M20 18h9M18 18L7 29M18 20v9M18 18l11 11" + NINE,
+    "queries": dot(9, 18, 6) + dot(27, 10, 6) + dot(27, 27, 6),
+    "decoder": "M3 5h8v6H3zM3 15h8v6H3zM3 25h8v6H3zM25 4h8v8h-8zM25 14h8v8h-8zM25 24h8v8h-8z"
+    "M11 8h14M11 8l14 10M11 18l14-10M11 18l14 10M11 28h14",
     "heads": "M4 18h8M12 18l8-9M12 18l8 9M20 6h12M20 9h8M20 12h10M21 21h12v11H21z",
     "answers": "M3 4h13v11H3zM20 4h13v11H20zM3 20h13v11H3zM20 20h13v11H20z",
     "predict": "M2 4h32v28H2zM7 15h10v12H7zM21 9h9v9h-9z",
     "truth": "M2 4h32v28H2zM7 15h10v12H7zM21 9h9v9h-9z",
     "stack": "M18 4l15 7-15 7-15-7zM3 18l15 7 15-7M3 25l15 7 15-7",
-    "matcher": "M8 5L28 9M8 14L28 27M8 23L28 18M30 9m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M30 18m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M30 27m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M6 5m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M6 14m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M6 23m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0M6 32m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0",
+    "matcher": "M8 5L28 9M8 14L28 27M8 23L28 18" + ENDS,
     "loss": "M3 5h19v17H3zM13 14h20v17H13z",
 }
 COLOURS = {"H′": "H", "W′": "H", "W": "H", "h": "h", "w": "h", "K+1": "K", "layers": "T", "pairs": "M"}
@@ -155,7 +162,9 @@ class Canvas:
         self.lines.append(f'<path class="map-line map-{kind}" d="{d}"{end}/>')
 
     def text(self, x: float, y: float, words: str, kind: str = "note", anchor: str = "start") -> None:
-        self.shapes.append(f'<text class="map-{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{html.escape(words, quote=False)}</text>')
+        self.shapes.append(
+            f'<text class="map-{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{html.escape(words, quote=False)}</text>'
+        )
 
     @staticmethod
     def chip_width(symbol: str, size: int) -> float:
@@ -168,9 +177,14 @@ class Canvas:
         total = sum(widths) + GAP * (len(widths) - 1)
         at, parts = x - total / 2, []
         for (symbol, size), w in zip(dims, widths):
-            shown, colour = ("" if symbol.isdigit() else symbol), COLOURS.get(symbol, "fixed" if symbol.isdigit() else symbol)
+            shown, colour = (
+                ("" if symbol.isdigit() else symbol),
+                COLOURS.get(symbol, "fixed" if symbol.isdigit() else symbol),
+            )
             low = 25 if shown else 21
-            parts.append(f'<rect class="map-dim map-dim-{colour}" x="{at:g}" y="{y:g}" width="{w:g}" height="{CHIP}" rx="4"/>')
+            parts.append(
+                f'<rect class="map-dim map-dim-{colour}" x="{at:g}" y="{y:g}" width="{w:g}" height="{CHIP}" rx="4"/>'
+            )
             parts.append(f'<text class="map-symbol" x="{at + w / 2:g}" y="{y + 11:g}">{shown}</text>' if shown else "")
             parts.append(f'<text class="map-size" x="{at + w / 2:g}" y="{y + low:g}">{size}</text>')
             at += w + GAP
@@ -180,21 +194,32 @@ class Canvas:
             self.text(x + total / 2 + 7, y + 20, label)
         return total / 2
 
-    def box(self, x: float, y: float, w: float, h: float, name: str, *lines: str, deep: int = 0, icon: bool = True) -> None:
+    def box(
+        self, x: float, y: float, w: float, h: float, name: str, *lines: str, deep: int = 0, icon: bool = True
+    ) -> None:
         "A part of the model, a link to where it is built; `deep` more sheets behind it."
         step, _, title = BOXES[name]
-        parts = [f'<rect class="map-sheet" x="{x + 5 * i:g}" y="{y - 5 * i:g}" width="{w:g}" height="{h:g}" rx="8"/>' for i in range(deep, 0, -1)]
+        parts = [
+            f'<rect class="map-sheet" x="{x + 5 * i:g}" y="{y - 5 * i:g}" width="{w:g}" height="{h:g}" rx="8"/>'
+            for i in range(deep, 0, -1)
+        ]
         parts.append(f'<rect class="map-box" x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="8"/>')
         left = x + (60 if icon else 9)
         if icon:
-            parts.append(f'<path class="map-icon" transform="translate({x + 13:g} {y + h / 2 - 18:g})" d="{ICONS[name]}"/>')
+            parts.append(
+                f'<path class="map-icon" transform="translate({x + 13:g} {y + h / 2 - 18:g})" d="{ICONS[name]}"/>'
+            )
         top = y + h / 2 - 8 * len(lines) + 5
         parts.append(f'<text class="map-title" x="{left:g}" y="{top:g}">{title}</text>')
         for i, words in enumerate(lines, 1):
-            parts.append(f'<text class="map-text" x="{left:g}" y="{top + 1 + 16.5 * i:g}">{html.escape(words, quote=False)}</text>')
+            parts.append(
+                f'<text class="map-text" x="{left:g}" y="{top + 1 + 16.5 * i:g}">{html.escape(words, quote=False)}</text>'
+            )
         parts.append(f'<text class="map-step" x="{x + w - 9:g}" y="{y + 17:g}">{step}</text>')
         label = f"{title}: step {step}"
-        self.shapes.append(f'<a href="{html.escape(self.links[name])}" aria-label="{label}" data-box="{name}">{"".join(parts)}</a>')
+        self.shapes.append(
+            f'<a href="{html.escape(self.links[name])}" aria-label="{label}" data-box="{name}">{"".join(parts)}</a>'
+        )
 
     def svg(self, height: int) -> str:
         heads = "".join(
@@ -221,29 +246,60 @@ def the_way_there(c: Canvas, left: tuple[float, float], mid: tuple[float, float]
         c.chips(mc + side * wide, 0, name)
         c.line((mc + side * wide, CHIP), (mc + side * wide, 50))
     c.box(mx, 52, mw, 60, "images", "padded to one size")
-    c.line((mc, 112), (mc, 184)); c.chips(mc, 129, "batch")
-    c.line((mx, 82), (lc, 82), (lc, 184)); c.chips(lc, 129, "mask")
+    c.line((mc, 112), (mc, 184))
+    c.chips(mc, 129, "batch")
+    c.line((mx, 82), (lc, 82), (lc, 184))
+    c.chips(lc, 129, "mask")
     c.box(lx, 186, lw, 60, "mask", "True on padding" if roomy else "True: padding", icon=roomy)
     c.box(mx, 186, mw, 60, "backbone", millions(p["backbone"]))
-    c.line((mc, 246), (mc, 346)); c.chips(mc, 261, "features"); c.chips(mc, 311, "tokens")
+    c.line((mc, 246), (mc, 346))
+    c.chips(mc, 261, "features")
+    c.chips(mc, 311, "tokens")
     c.text(mc + 12, 307, "flattened")
-    c.line((lc, 246), (lc, 308)); c.chips(lc, 261, "cells")
+    c.line((lc, 246), (lc, 308))
+    c.chips(lc, 261, "cells")
     c.box(lx, 310, lw, 60, "positions", "sine waves", icon=roomy)
-    looks = (f"{s['L']} tokens look at one another" if roomy else f"{s['L']} look at {s['L']}", f"{s['encoder']} layers, {millions(p['encoder'])}")
+    looks = (
+        f"{s['L']} tokens look at one another" if roomy else f"{s['L']} look at {s['L']}",
+        f"{s['encoder']} layers, {millions(p['encoder'])}",
+    )
     c.box(mx, 358, mw, 86, "encoder", *looks, deep=2)
-    c.line((lc, 370), (lc, 401), (mx - 1, 401)); c.line((lc, 401), (lc, 548), (mx - 1, 548))
+    c.line((lc, 370), (lc, 401), (mx - 1, 401))
+    c.line((lc, 401), (lc, 548), (mx - 1, 548))
     c.chips(lc, 385, "pos")
-    c.line((mc, 444), (mc, 500)); c.chips(mc, 457, "memory")
+    c.line((mc, 444), (mc, 500))
+    c.chips(mc, 457, "memory")
     looks = f"{s['N']} slots look at one another," if roomy else f"{s['N']} look at {s['N']},"
-    c.box(mx, 512, mw, 104, "decoder", looks, f"then at {s['L']} tokens", f"{s['layers']} layers, {millions(p['decoder'])}", deep=2)
-    c.line((lc, 676), (lc, 588), (mx - 1, 588)); c.chips(lc, 622, "queries")
+    c.box(
+        mx,
+        512,
+        mw,
+        104,
+        "decoder",
+        looks,
+        f"then at {s['L']} tokens",
+        f"{s['layers']} layers, {millions(p['decoder'])}",
+        deep=2,
+    )
+    c.line((lc, 676), (lc, 588), (mx - 1, 588))
+    c.chips(lc, 622, "queries")
     c.box(lx, 676, lw, 60, "queries", f"{s['N']} vectors, learnt" if roomy else f"{s['N']} vectors", icon=roomy)
-    c.line((mc, 616), (mc, 684)); c.chips(mc, 631, "slots", f"× {s['layers']}")
+    c.line((mc, 616), (mc, 684))
+    c.chips(mc, 631, "slots", f"× {s['layers']}")
     c.box(mx, 686, mw, 60, "heads", f"class and box, {millions(p['heads'])}" if roomy else millions(p["heads"]))
     for dx, name in ((-58, "logits"), (58, "boxes")):
-        c.line((mc + dx, 746), (mc + dx, 814)); c.chips(mc + dx, 761, name)
-    c.box(mx, 816, mw, 60, "answers", f"and of each layer before: {s['layers'] - 1} more" if roomy else f"and {s['layers'] - 1} of earlier layers")
-    c.line((mc, 876), (mc, 946)); c.chips(mc, 893, "found", "an image")
+        c.line((mc + dx, 746), (mc + dx, 814))
+        c.chips(mc + dx, 761, name)
+    c.box(
+        mx,
+        816,
+        mw,
+        60,
+        "answers",
+        f"and of each layer before: {s['layers'] - 1} more" if roomy else f"and {s['layers'] - 1} of earlier layers",
+    )
+    c.line((mc, 876), (mc, 946))
+    c.chips(mc, 893, "found", "an image")
     c.box(mx, 948, mw, 60, "predict", "scores, labels, boxes in pixels" if roomy else "boxes in pixels")
     c.text(lx + lw, 983, "IN USE", "lane", "end")
 
@@ -257,18 +313,23 @@ def wide(trace: dict, links: dict[str, str]) -> str:
     c.text(x, 173, "IN TRAINING", "lane")
     c.box(x, 186, w, 60, "truth", f"{s['M']} objects in image 1")
     c.line((truth, 246), (truth, 660))
-    c.chips(truth - 50, 262, "labels"); c.chips(truth, 262, "objects")
+    c.chips(truth - 50, 262, "labels")
+    c.chips(truth, 262, "objects")
     c.line((484, 846), (x - 1, 846), kind="back")
     c.box(x, 816, w, 60, "stack", "each is judged")
     c.line((mid, 816), (mid, 736), kind="back")
-    c.chips(mid, 742, "all logits"); c.chips(mid, 778, "all boxes")
+    c.chips(mid, 742, "all logits")
+    c.chips(mid, 778, "all boxes")
     c.box(x, 646, w, 86, "matcher", "the cheapest pairs:", f"{s['M']} of {s['N']} answers")
-    c.line((mid, 646), (mid, 556), kind="back"); c.chips(mid, 588, "matched", "pairs of all")
+    c.line((mid, 646), (mid, 556), kind="back")
+    c.chips(mid, 588, "matched", "pairs of all")
     c.box(x, 466, w, 88, "loss", "class, L1, GIoU", f"of {s['layers']} layers")
     c.line((mid, 466), (mid, 401), (bus, 401), kind="back", arrow=False)
-    c.text(mid + 8, 440, "total"); c.text(x + 2, 392, "its gradient")
+    c.text(mid + 8, 440, "total")
+    c.text(x + 2, 392, "its gradient")
     c.line((bus, 216), (bus, 716), kind="back", arrow=False)
-    for y in (216, 401, 564, 716): c.line((bus, y), (486 + 10 * (y in (401, 564)), y), kind="back")
+    for y in (216, 401, 564, 716):
+        c.line((bus, y), (486 + 10 * (y in (401, 564)), y), kind="back")
     return c.svg(1012)
 
 
@@ -281,12 +342,17 @@ def narrow(trace: dict, links: dict[str, str]) -> str:
     c.text(lx, 1062, "IN TRAINING", "lane")
     c.line((mx, 846), (mx - 9, 846), (mx - 9, 1102), (mx - 1, 1102), kind="back")
     c.box(mx, 1072, mw, 60, "stack", "each is judged")
-    c.line((mc, 1132), (mc, 1222), kind="back"); c.chips(mc, 1140, "all logits"); c.chips(mc, 1176, "all boxes")
+    c.line((mc, 1132), (mc, 1222), kind="back")
+    c.chips(mc, 1140, "all logits")
+    c.chips(mc, 1176, "all boxes")
     c.box(lx, 1176, lw, 60, "truth", f"{s['M']} in image 1", icon=False)
-    c.line((lc, 1236), (lc, 1268), (mx - 1, 1268)); c.line((lc, 1268), (lc, 1402), (mx - 1, 1402))
-    c.chips(lc - 30, 1252, "labels"); c.chips(lc + 22, 1252, "objects")
+    c.line((lc, 1236), (lc, 1268), (mx - 1, 1268))
+    c.line((lc, 1268), (lc, 1402), (mx - 1, 1402))
+    c.chips(lc - 30, 1252, "labels")
+    c.chips(lc + 22, 1252, "objects")
     c.box(mx, 1224, mw, 86, "matcher", "the cheapest pairs:", f"{s['M']} of {s['N']} answers")
-    c.line((mc, 1310), (mc, 1358), kind="back"); c.chips(mc, 1316, "matched", "pairs of all")
+    c.line((mc, 1310), (mc, 1358), kind="back")
+    c.chips(mc, 1316, "matched", "pairs of all")
     c.box(mx, 1360, mw, 86, "loss", "class, L1, GIoU", f"of {s['layers']} layers")
     c.line((mc, 1446), (mc, 1470), kind="back")
     c.text(mc, 1486, "total, one number; its gradient", anchor="middle")

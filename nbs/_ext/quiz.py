@@ -77,7 +77,8 @@ def question_html(q: dict, number: int, of: int, links: dict) -> str:
         )
     to, short, title = links["chapter"]
     return f"""
-<form class="quiz-card" id="{key}" tabindex="-1" data-key="{html.escape(q["id"])}" data-page="{html.escape(to)}" data-chapter="{html.escape(title)}">
+<form class="quiz-card" id="{key}" tabindex="-1" data-key="{html.escape(q["id"])}"
+ data-page="{html.escape(to)}" data-chapter="{html.escape(title)}">
 <p class="quiz-where"><a href="{html.escape(to)}">{html.escape(short, quote=False)}</a> <span>{number} of {of}</span></p>
 <fieldset><legend><span class="quiz-sr">Question {number}.</span> {inline(q["ask"])}</legend>{code}
 {"".join(options)}</fieldset>
@@ -88,7 +89,7 @@ def question_html(q: dict, number: int, of: int, links: dict) -> str:
 
 
 PAGE = """<div class="quiz">
-<div class="quiz-bar" hidden><p class="score" aria-live="polite"></p><ol class="quiz-map">{squares}</ol></div>
+<div class="quiz-bar" hidden><p class="score"></p><ol class="quiz-map">{squares}</ol></div>
 <div class="quiz-cards">{cards}</div>
 <p class="quiz-walk" hidden><button type="button" class="back">Back</button> <button type="button" class="next">Next</button></p>
 <section class="quiz-end" aria-label="Result" aria-live="polite" hidden></section>
@@ -102,7 +103,13 @@ def quiz_html(app, docname: str, questions: list[dict]) -> str:
         chapter = f"{Path(docname).parent.as_posix()}/{q['chapter']}"
         if chapter not in app.env.titles:
             raise ValueError(f"{q['id']}: there is no page {chapter}")
-        links = {"chapter": (app.builder.get_relative_uri(docname, chapter), short_title(app, chapter), app.env.titles[chapter].astext())}
+        links = {
+            "chapter": (
+                app.builder.get_relative_uri(docname, chapter),
+                short_title(app, chapter),
+                app.env.titles[chapter].astext(),
+            )
+        }
         for letter, c in zip(LETTERS, q["choice"]):
             page = f"{Path(docname).parent.as_posix()}/{c['see'].partition('#')[0].strip()}"
             to, text = heading_link(app, docname, c["see"])

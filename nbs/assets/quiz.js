@@ -28,7 +28,7 @@
       label.classList.toggle("right", good);
       input.disabled = bad || over;
       input.checked = good || (input.checked && !bad && !over);
-      input.setAttribute("aria-describedby", bad || good ? `${card.id}-said` : "");
+      if (bad || good) input.setAttribute("aria-describedby", `${card.id}-said`); else input.removeAttribute("aria-describedby");
     }
     const said = card.querySelector(".quiz-said"), last = letters.at(-1);
     said.id = `${card.id}-said`;
