@@ -7,6 +7,7 @@ import re
 import concordance
 import lint
 import model_map
+import nbdev_cells
 import nbformat
 import pytest
 
@@ -50,7 +51,7 @@ def test_numbers_are_facts(page):
 @pytest.fixture(scope="module")
 def use_once(page):
     "The page's own functions, run as they stand there."
-    code = [c.source for c in page.cells if c.cell_type == "code"]
+    code = [nbdev_cells.split(c.source)[1] for c in page.cells if c.cell_type == "code"]
     wanted = ("import", "def shapes", "def record", "def use_once")
     space: dict = {}
     for source in code:
