@@ -1,5 +1,7 @@
 """The questions of nbs/quiz.toml: well formed, fair, their links lead somewhere, and what code can prove is proved."""
 
+import copy
+import re
 from pathlib import Path
 
 import concordance
@@ -7,6 +9,7 @@ import execute
 import pytest
 import quiz
 import torch
+from test_ext import book
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = quiz.load(ROOT / quiz.QUIZ)
@@ -74,8 +77,6 @@ def test_no_place_and_no_length_gives_the_answer_away():
     ],
 )
 def test_faults_are_seen(change, said):
-    import copy
-
     q = copy.deepcopy(next(q for q in QUESTIONS if len(q["choice"]) == 3))
     change(q)
     assert said in " ".join(quiz.faults([q]))
@@ -84,3 +85,54 @@ def test_faults_are_seen(change, said):
 
 def test_text_is_marked_up_and_escaped():
     assert quiz.inline("a < b, `x < y`\nand *c*") == "a &lt; b, <code>x &lt; y</code> and <em>c</em>"
+
+
+TOML = """
+[[question]]
+id = "one"
+chapter = "01_one"
+ask = "Is 1 < 2?"
+check = "assert 1 < 2"
+[[question.choice]]
+say = "`no`"
+why = "Count."
+see = "01_one # One"
+[[question.choice]]
+right = true
+say = "Yes"
+why = "Counted."
+see = "01_one # One"
+[[question.choice]]
+say = "Sometimes"
+why = "Always."
+see = "01_one # One"
+"""
+ASKS = "# Asks\n\n<!-- questions --> question.\n\n```{quiz}\n```\n"
+
+
+def asked(tmp_path, toml):
+    return book(tmp_path, files={"book/nbs/quiz.toml": toml, "book/nbs/asks.md": ASKS})
+
+
+def test_the_page(tmp_path):
+    status, warnings, pages = asked(tmp_path, TOML)
+    assert status == 0, warnings
+    html = pages["nbs/asks.html"]
+    assert "<p>1 question.</p>" in html and "Is 1 &lt; 2?" in html and "<code>no</code>" in html
+    assert html.count('type="radio"') == 3 and html.count("data-right") == 1
+    assert re.search(r'Counted\. <a href="01_one\.html#?[^"]*">One: One</a>', html)
+    assert [name for name, text in pages.items() if "quiz.js" in text or "quiz.css" in text] == ["nbs/asks.html"]
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ('Count."\nsee = "01_one # One', 'Count."\nsee = "01_one # Two', "quiz: no heading 'Two' in nbs/01_one"),
+        ('chapter = "01_one', 'chapter = "02_two', "quiz: one: there is no page nbs/02_two"),
+        ("right = true", "", "quiz: one has 0 right answers"),
+    ],
+)
+def test_a_quiz_that_does_not_fit_the_book_fails_the_build(tmp_path, old, new, said):
+    assert TOML.count(old) == 1
+    status, warnings, _ = asked(tmp_path, TOML.replace(old, new))
+    assert status and said in warnings

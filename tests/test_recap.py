@@ -10,6 +10,7 @@ import model_map
 import nbdev_cells
 import nbformat
 import pytest
+from test_ext import book, text
 
 from detr_lit.detr import DETR
 
@@ -136,3 +137,8 @@ def test_without_a_record_there_is_no_map(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), tmp_path / "bare.ipynb")
     with pytest.raises(ValueError, match="no cell of bare.ipynb has recorded calls"):
         model_map.recorded(tmp_path / "bare.ipynb")
+
+
+def test_a_page_without_a_record_fails_the_build(tmp_path):
+    status, warnings, _ = book(tmp_path, [text("# One\n\n```{model-map}\n```")])
+    assert status and "map of the model: no cell of 01_one.ipynb has recorded calls" in warnings

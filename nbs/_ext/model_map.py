@@ -216,10 +216,8 @@ class Canvas:
                 f'<text class="map-text" x="{left:g}" y="{top + 1 + 16.5 * i:g}">{html.escape(words, quote=False)}</text>'
             )
         parts.append(f'<text class="map-step" x="{x + w - 9:g}" y="{y + 17:g}">{step}</text>')
-        label = f"{title}: step {step}"
-        self.shapes.append(
-            f'<a href="{html.escape(self.links[name])}" aria-label="{label}" data-box="{name}">{"".join(parts)}</a>'
-        )
+        inside = "\n".join(parts)  # text by text, as a screen reader says it
+        self.shapes.append(f'<a href="{html.escape(self.links[name])}" data-box="{name}">{inside}</a>')
 
     def svg(self, height: int) -> str:
         heads = "".join(
