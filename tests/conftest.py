@@ -31,10 +31,13 @@ FILES = {
     "test_concordance": "tools",
     "test_execute": "tools",
     "test_mutants": "tools",
+    "test_quiz": "tools",
+    "test_recap": "tools",
     "test_wheel": "wheel",
     "test_chapters": "chapters",
     "test_site": "site",
     "test_site_broken": "site",
+    "test_site_quiz": "site",
 }
 
 

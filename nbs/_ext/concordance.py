@@ -172,20 +172,33 @@ def link_place(env, words: str) -> nodes.Node:
     return Place("", "", doc=f"{Path(env.docname).parent.as_posix()}/{name}", heading=heading)
 
 
+def heading_link(app, docname: str, words: str) -> tuple[str, str]:
+    "'06_matcher # The module' -> (its address seen from a page, the heading's text); ValueError if there is none."
+    name, heading = place(words)
+    doc, anchors = f"{Path(docname).parent.as_posix()}/{name}", {}
+    for ref in app.env.tocs[doc].findall(nodes.reference) if doc in app.env.tocs else ():
+        anchors.setdefault(plain(ref.astext()), (ref["anchorname"], ref.astext()))
+    if plain(heading) not in anchors:
+        raise ValueError(f"no heading {heading!r} in {doc}")
+    anchor, text = anchors[plain(heading)]
+    return app.builder.get_relative_uri(docname, doc) + anchor, text
+
+
+def short_title(app, doc: str) -> str:
+    "'Step 6', of 'Step 6: Which prediction answers for which object?'."
+    return app.env.titles[doc].astext().split(":")[0]
+
+
 def resolve_places(app, doctree, docname):
     for node in list(doctree.findall(Place)):
         doc, heading = node["doc"], node["heading"]
-        anchors = {}
-        for ref in app.env.tocs[doc].findall(nodes.reference) if doc in app.env.tocs else ():
-            anchors.setdefault(plain(ref.astext()), (ref["anchorname"], ref.astext()))
-        if plain(heading) not in anchors:
-            logger.warning("no heading %r in %s", heading, doc, location=docname, type="book", subtype="concordance")
+        try:
+            uri, text = heading_link(app, docname, f"{Path(doc).name} # {heading}")
+        except ValueError as e:
+            logger.warning("%s", e, location=docname, type="book", subtype="concordance")
             node.replace_self(nodes.inline("", heading))
             continue
-        anchor, text = anchors[plain(heading)]
-        uri = app.builder.get_relative_uri(docname, doc) + anchor
-        title = app.env.titles[doc].astext()
-        short = title.split(":")[0] if ":" in title else title
+        title, short = app.env.titles[doc].astext(), short_title(app, doc)
         words = short if plain(text) == plain(title) else f"{short}: {text}"
         node.replace_self(nodes.reference("", words, internal=True, refuri=uri, reftitle=title))
 

@@ -96,6 +96,8 @@ def read(text: str, package: str = "") -> nbformat.NotebookNode:
             target = next(args for name, args in found.items() if name in EXPORT) or module
             cell.metadata["nbdev"] = {"module": f"{package}.{target}", "cell": cell.get("id", "")}
             tags.append("nbdev-export")
+        for output in cell.outputs:
+            output.get("data", {}).pop("application/json", None)  # no page shows it: model_map.py reads it from the file
         for output in cell.outputs:  # a figure of 7 inches is as wide as the text, whatever its dots
             if "image/png" in output.get("data", {}):
                 size = output.setdefault("metadata", {}).setdefault("image/png", {})
