@@ -209,7 +209,7 @@ def named_data(root: Path, words: set[str], also: set[str]) -> dict[str, str]:
                 data
                 and root.resolve() in path.parents
                 and not skip & set(path.relative_to(root.resolve()).parts)
-                and path.suffix not in {".py", ".ipynb"}
+                and path.suffix not in {".py", ".ipynb", ".md"}
             ):
                 found[path.relative_to(root.resolve()).as_posix()] = checksum(path)
     return found
