@@ -1,6 +1,7 @@
 """The detectors with anchors of the first chapter: their pictures, their NMS, and a training of seconds."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_all_candidates_are_seen_and_the_detector_is_left_as_it_was():
     assert (box_iou(cut[0]["boxes"], cut[0]["boxes"]).fill_diagonal_(0)[same] <= 0.5).all()
 
 
+def test_soft_suppression_by_hand():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [0, 0, 10, 10], [50, 50, 60, 60]])
+    found = dict(boxes=boxes, labels=torch.tensor([1, 1, 2, 1]), scores=torch.tensor([0.9, 0.8, 0.7, 0.02]))
+    (soft,) = script.soften([found], sigma=0.5)
+    assert soft["scores"].tolist() == pytest.approx([0.9, 0.7, 0.8 * math.exp(-0.25 / 0.5), 0.02])
+    assert soft["labels"].tolist() == [1, 2, 1, 1] and torch.equal(found["scores"], torch.tensor([0.9, 0.8, 0.7, 0.02]))
+    assert [len(d["scores"]) for d in script.soften([{k: v[:0] for k, v in found.items()}])] == [0]
+
+
 def test_best_f1_by_hand():
     objects = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     truth = dict(boxes=objects, labels=torch.tensor([1, 2]))
@@ -79,7 +89,7 @@ def test_a_run_is_trained_once(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "plan", lambda *a: dict(task="why", num_steps=2, name=a[0], seed=a[1]))
     monkeypatch.setattr(script, "exams", lambda n=2: dict(sparse=ToyDetectionDataset(2), crowded=script.Crowds(2)))
     run = script.load_or_run("retinanet", 31, folder=tmp_path)
-    assert run["history"][-1]["step"] == 2 and run["nms"]["crowded"].keys() == {"none", *map(str, script.THRESHOLDS)}
+    assert run["history"][-1]["step"] == 2 and run["nms"]["crowded"].keys() == {"none", "soft", *map(str, script.THRESHOLDS)}
     assert run == json.loads((tmp_path / "run.json").read_text()) == script.load_or_run("retinanet", 31, folder=tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     assert script.load_or_run("retinanet", 31, folder=tmp_path)["files"] == run["files"]
