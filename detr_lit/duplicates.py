@@ -50,14 +50,14 @@ def suppress(detections: Sequence[dict[str, Tensor]], iou_threshold: float = 0.5
 @contextmanager
 def deafened(model: DETR, *layers: int) -> Iterator[DETR]:
     "The model without the self-attention of these decoder layers; afterwards as it was. ValueError for one it hasn't."
-    n = len(model.decoder.layers)
-    if not all(0 <= i < n for i in layers): raise ValueError(f"layers are {layers}; they must be 0 to {n - 1}")
-    before = [layer.self_attention for layer in model.decoder.layers]
+    every: list[Any] = [*model.decoder.layers]
+    wanted, before = range(len(every)), [layer.self_attention for layer in every]
+    if wrong := [i for i in layers if i not in wanted]: raise ValueError(f"layers are {wrong}; they must be 0 to {wanted[-1]}")
     try:
-        for i in layers: model.decoder.layers[i].self_attention = False
+        for i in layers: every[i].self_attention = False
         yield model
     finally:
-        for layer, was in zip(model.decoder.layers, before): layer.self_attention = was
+        for layer, was in zip(every, before): layer.self_attention = was
 
 # %% ../nbs/12_self_attention.ipynb #84e68df9
 def every_layer(model: DETR, dataset: Dataset | Sequence, batch_size: int = 50

@@ -23,8 +23,9 @@ from jaxtyping import TypeCheckError
 from torch import nan, tensor
 from typer.testing import CliRunner
 
-MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates", "encoder", "evaluate", "export",
-           "gaze", "heads", "inference", "ladder", "layers", "loss", "matcher", "position", "pretrained", "speed", "train")
+MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates",
+           "encoder", "evaluate", "export", "gaze", "heads", "inference", "ladder", "layers", "loss", "matcher",
+           "position", "pretrained", "speed", "train")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -164,7 +165,7 @@ PARTS = [
     (lambda L: L.duplicates.claims_on([], [{}]), "detections are of 0 images, truths of 1"),
     (lambda L: L.duplicates.claims_on([], [], nan), "iou_threshold is nan"),
     (lambda L: L.duplicates.every_layer(L.detr.DETR(3, **SMALL), []), "dataset is empty"),
-    (lambda L: deaf_to(L, 2), r"layers are \(2,\); .* 0 to 1"),
+    (lambda L: deaf_to(L, 2), r"layers are \[2\]; .* 0 to 1"),
     # gaze
     (lambda L: gaze(L, "Gaze", ask=torch.zeros(2, 3, 8)), r"ask is \[2, 3, 8\]"),
     (lambda L: gaze(L, "Gaze", box=torch.zeros(1, 3, 4)), r"box \[1, 3, 4\]"),

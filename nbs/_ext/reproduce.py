@@ -45,7 +45,8 @@ def remake(folder: Path, into: Path) -> tuple[dict, dict]:
     weights = (folder / kept[0]).resolve().parent if kept and into == folder else into / "weights" if kept else None
     train, val = data_of(task, config["seed"])
     measure = (lambda: MEASURES[task](val)) if task in MEASURES else None
-    return old, load_or_train(into, steps, recipe=recipe, weights=weights, again=True, data=train, val=val, measure=measure, **config)
+    more = dict(data=train, val=val, measure=measure)
+    return old, load_or_train(into, steps, recipe=recipe, weights=weights, again=True, **more, **config)
 
 
 def main() -> int:
