@@ -4,6 +4,7 @@
 __all__ = ['TransformerDecoderLayer', 'TransformerDecoder']
 
 # %% ../nbs/04_decoder.ipynb #17f7a008
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -15,11 +16,12 @@ from .encoder import NormPlace, check_tokens
 class TransformerDecoderLayer(NormPlace):
     """Self-attention of the slots, cross-attention to the memory, a two-layer network (section 3.2, appendix A.3).
 
-    query_pos joins the slots' queries and keys, pos the memory's keys; no value carries a position.
-    Raises ValueError if n_heads does not divide d_model, and as `check_tokens`.
+    query_pos joins the slots' queries and keys, pos the memory's keys; no value carries a position. `self_attention=False`
+    skips the first sublayer; its weights stay, unused. Raises ValueError if n_heads does not divide d_model, and as
+    `check_tokens`.
     """
     def __init__(self, d_model: int = 256, n_heads: int = 8, dim_ff: int = 2048, dropout: float = 0.1, *,
-                 pre_norm: bool = False):
+                 pre_norm: bool = False, self_attention: bool = True):
         super().__init__()
         if n_heads < 1 or d_model % n_heads:
             raise ValueError(f"d_model is {d_model}, not divisible by n_heads, which is {n_heads}")
@@ -27,7 +29,7 @@ class TransformerDecoderLayer(NormPlace):
         self.cross_attn = nn.MultiheadAttention(d_model, n_heads, dropout, batch_first=True)
         self.ffn = nn.Sequential(nn.Linear(d_model, dim_ff), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim_ff, d_model))
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(d_model) for _ in range(3))
-        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
+        self.dropout, self.pre_norm, self.self_attention = nn.Dropout(dropout), pre_norm, self_attention
 
     def ask_each_other(self, tgt: Tensor, query_pos: Tensor, deaf: Tensor | None = None) -> Tensor:
         who = tgt + query_pos
@@ -46,7 +48,8 @@ class TransformerDecoderLayer(NormPlace):
         check_tokens(self.self_attn.embed_dim, memory, pos, mask)
         if tgt.shape[0] != memory.shape[0]:
             raise ValueError(f"slots are of {tgt.shape[0]} images, memory of {memory.shape[0]}")
-        tgt = self.after(self.norm1, tgt + self.dropout(self.ask_each_other(self.before(self.norm1, tgt), query_pos, deaf)))
+        if self.self_attention:
+            tgt = self.after(self.norm1, tgt + self.dropout(self.ask_each_other(self.before(self.norm1, tgt), query_pos, deaf)))
         who = self.before(self.norm2, tgt) + query_pos
         extra = bias if bias is None else bias.flatten(0, 1)
         new, weights = self.cross_attn(who, memory + pos, memory, mask, need_weights, extra, average_attn_weights=False)
@@ -58,12 +61,16 @@ class TransformerDecoderLayer(NormPlace):
 class TransformerDecoder(nn.Module):
     """n_layers decoder layers; one shared norm on each output, not fed to the next layer (section 3.2, appendix A.3).
 
-    `layer_kwargs` go to every `TransformerDecoderLayer`. Raises ValueError if n_layers is below 1.
+    `layer_kwargs` go to every `TransformerDecoderLayer`. skip_self_attention: the layers, counted from 0, that skip it.
+    Raises ValueError if n_layers is below 1, and for a layer that isn't there.
     """
-    def __init__(self, n_layers: int = 6, **layer_kwargs: Any):
+    def __init__(self, n_layers: int = 6, *, skip_self_attention: Sequence[int] = (), **layer_kwargs: Any):
         super().__init__()
         if n_layers < 1: raise ValueError(f"n_layers is {n_layers}; it must be at least 1")
-        self.layers = nn.ModuleList([TransformerDecoderLayer(**layer_kwargs) for _ in range(n_layers)])
+        if wrong := [i for i in skip_self_attention if i not in range(n_layers)]:
+            raise ValueError(f"skip_self_attention holds {wrong}; it must hold numbers of layers, 0 to {n_layers - 1}")
+        hears = [i not in skip_self_attention for i in range(n_layers)]
+        self.layers = nn.ModuleList([TransformerDecoderLayer(self_attention=h, **layer_kwargs) for h in hears])
         self.norm = nn.LayerNorm(layer_kwargs.get("d_model", 256))
 
     def forward(self, tgt: Float[Tensor, "B N D"], memory: Float[Tensor, "B L D"], pos: Float[Tensor, "B L D"],

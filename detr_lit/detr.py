@@ -290,17 +290,18 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
     `stride`, `dilation`, `norm`, `backbone_weights`: see `Backbone`. `dropout`, `pre_norm`: `TransformerEncoderLayer`.
     `position`, `temperature`: `position_encoding`. `no_object_prior`: `DetrPredictionHeads`. `query_boxes`: each query
     owns a learned box, see `BoxedQueries`, at first on a grid, and with a `gaze` looks near it: `look_near_boxes`.
-    `places_in_values`: see `Slots`. `query_grid`: queries begin as the codes of places on a grid.
+    `places_in_values`: see `Slots`. `query_grid`: queries begin as the codes of places on a grid. `skip_self_attention`:
+    see `TransformerDecoder`.
     `class_names` of 1..K travel with the weights, and so does `window`: trained on windows of window[0] pixels resized
     to window[1]. ValueError for what can't be built.
     """
     def __init__(self, num_classes: int = 3, num_queries: int = 100, d_model: int = 256, n_heads: int = 8,
                  n_enc_layers: int = 6, n_dec_layers: int = 6, dim_ff: int = 2048, backbone_name: str = "resnet18", *,
-                 dropout: float = 0.1, pre_norm: bool = False, stride: int = 32, dilation: bool = False,
-                 norm: str = "frozen", backbone_weights: str | None = None, position: str = "sine",
-                 temperature: float = 10000.0, query_boxes: bool = False, gaze: str | None = None,
-                 no_object_prior: float | None = None, class_names: list[str] | None = None,
-                 window: list[int] | None = None, places_in_values: bool = False, query_grid: bool = False):
+                 dropout: float = 0.1, pre_norm: bool = False, stride: int = 32, dilation: bool = False, norm: str = "frozen",
+                 backbone_weights: str | None = None, position: str = "sine", temperature: float = 10000.0,
+                 query_boxes: bool = False, gaze: str | None = None, no_object_prior: float | None = None,
+                 class_names: list[str] | None = None, window: list[int] | None = None, places_in_values: bool = False,
+                 query_grid: bool = False, skip_self_attention: list[int] | tuple[int, ...] = ()):
         super().__init__()
         _at_least_one(num_classes=num_classes, num_queries=num_queries, d_model=d_model, n_heads=n_heads,
                       n_dec_layers=n_dec_layers, dim_ff=dim_ff)
@@ -311,7 +312,7 @@ class DETR(BoxedQueries, Pretrained, library_name="detr_lit", license="apache-2.
         self.position = position_encoding(position, d_model, temperature)
         layer: Any = dict(d_model=d_model, n_heads=n_heads, dim_ff=dim_ff, dropout=dropout, pre_norm=pre_norm)
         self.encoder = TransformerEncoder(n_enc_layers, **layer)
-        self.decoder = TransformerDecoder(n_dec_layers, **layer)
+        self.decoder = TransformerDecoder(n_dec_layers, skip_self_attention=skip_self_attention, **layer)
         self.gaze = look_near_boxes(self.decoder, gaze, d_model, n_heads)
         if gaze and not query_boxes: raise ValueError(f"gaze={gaze!r} wants query_boxes=True: it looks near the boxes")
         for p in (*self.encoder.parameters(), *self.decoder.parameters()):

@@ -46,6 +46,7 @@ class Recipe:
     if not 0, the model that is judged and kept is a moving average of the weights, with so much of the old at every
     step. bf16: bfloat16 where the processor is quick with it.
     helper: `kind`, a name in `HELPERS`, and its keyword arguments; adds queries in training, none to the model.
+    aux_loss: whether the decoder's earlier layers have losses of their own.
     Raises ValueError for a schedule of another name and for numbers out of range.
     """
     model: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Recipe:
     average: float = 0.0
     bf16: bool = False
     helper: dict[str, Any] = field(default_factory=dict)
+    aux_loss: bool = True
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
@@ -282,12 +284,12 @@ class Trainer:
 
     def step(self, batch: tuple, factor: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
-        images, mask, targets = batch
-        images = images.to(self.device, memory_format=torch.channels_last)
+        images, mask, targets = batch[0].to(self.device, memory_format=torch.channels_last), *batch[1:]
         check_targets(targets, self.model.num_queries, self.model.num_classes)        # before batch norm has counted
         targets = [{k: v.to(self.device) for k, v in t.items()} for t in targets]
         with precision(self.device, self.recipe.bf16):
             outputs = self.model(images, mask.to(self.device) if mask.any() else None, extra=self.helper.ask(targets))
+        if not self.recipe.aux_loss: outputs = outputs | dict(aux_outputs=[])
         losses, outputs = add_up(outputs, targets, self.model.num_queries, self.criterion, self.helper)
         for o in self.optimizers: o.zero_grad()
         losses["total"].backward()
@@ -362,14 +364,15 @@ def check_plan(data: Any, resume: bool, out: str | Path | None, **counts: int) -
 # %% ../nbs/09_train.ipynb #f8f485dd
 def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | str = "laptop", data: Any = None,
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
-               resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100,
-               num_workers: int = 0, device: str | None = None, progress: bool = True
+               resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100, num_workers: int = 0,
+               device: str | None = None, progress: bool = True, measure: Callable[[DETR], dict[str, float]] | None = None
                ) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
-    COCO's numbers every `eval_every` steps and at the end. model: one to go on with, trained in place; None for a new
-    one. out: folder for `checkpoint.pt` (every `save_every` steps) and, at the end, `weights`. resume: go on from that
+    COCO's numbers every `eval_every` steps and at the end, and `measure`, a function from the model to a dict of
+    numbers, for whatever else you want to know then. model: one to go on with, trained in place; None for a new one.
+    out: folder for `checkpoint.pt` (every `save_every` steps) and, at the end, `weights`. resume: go on from that
     checkpoint, to the weights that an undisturbed run has. Raises ValueError for an unknown recipe, a number below 1,
     data without samples or class names, a model for other classes and another training's checkpoint,
     FloatingPointError for a loss that is not finite.
@@ -390,7 +393,7 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
         seconds += time.perf_counter() - began
         look = val is not None and (done == num_steps or (eval_every > 0 and done % eval_every == 0))
         if look or done % log_every == 0 or done == num_steps:
-            scores = evaluate(trainer.result, val) if look else {}
+            scores = evaluate(trainer.result, val) | (measure(trainer.result) if measure else {}) if look else {}
             history.append(dict(step=done, seconds=seconds) | report(trainer, losses, outputs, targets) | scores)
             bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
         if out and (done % save_every == 0 or done == num_steps):
@@ -420,7 +423,8 @@ def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, s
     """A run's folder if it holds this very run, whole; else train, and write it.
 
     -> dict with config, history, versions, files and `loaded`. task: the name of the data, part of the configuration;
-    the data themselves are `data` and `val` in `train_args`, or functions that make them, called only to train.
+    the data themselves are `data` and `val` in `train_args`, or functions that make them, called only to train; so is
+    `measure`: a class, or a function that makes one.
     weights: folder for the weights, in half precision; None keeps none. again: train in any case.
     """
     folder, recipe = Path(folder), find_recipe(recipe)

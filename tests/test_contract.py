@@ -23,8 +23,9 @@ from jaxtyping import TypeCheckError
 from torch import nan, tensor
 from typer.testing import CliRunner
 
-MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "encoder", "evaluate", "export",
-           "gaze", "heads", "inference", "ladder", "loss", "matcher", "position", "pretrained", "speed", "train")
+MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates",
+           "encoder", "evaluate", "export", "gaze", "heads", "inference", "ladder", "layers", "loss", "matcher",
+           "position", "pretrained", "speed", "train")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -146,6 +147,8 @@ PARTS = [
     # encoder, decoder
     (lambda L: L.encoder.TransformerEncoderLayer(16, 0), "n_heads, which is 0"),
     (lambda L: L.decoder.TransformerDecoderLayer(16, 0), "n_heads, which is 0"),
+    (lambda L: L.decoder.TransformerDecoder(2, skip_self_attention=[2]), r"skip_self_attention holds \[2\].*0 to 1"),
+    (lambda L: L.detr.DETR(3, **SMALL, skip_self_attention=(-1,)), r"skip_self_attention holds \[-1\]"),
     (lambda L: L.encoder.TransformerEncoder(-1), "n_layers is -1"),
     (lambda L: L.encoder.TransformerEncoderLayer(16, 2, dropout=1.5), "dropout.*1.5"),
     (lambda L: encode(L, x=torch.zeros(2, 6, 8)), r"tokens are \[2, 6, 8\].*\[B, L, 16\]"),
@@ -157,6 +160,12 @@ PARTS = [
     (lambda L: decode(L, memory=torch.zeros(2, 6, 8)), r"tokens are \[2, 6, 8\]"),
     (lambda L: decode(L, mask=torch.zeros(2, 6)), "mask is torch.float32"),
     (lambda L: decode(L, tgt=torch.zeros(1, 3, 16), query_pos=torch.zeros(1, 3, 16)), "slots are of 1 images, memory of 2"),
+    # duplicates, layers
+    (lambda L: L.duplicates.suppress([], 1.5), "iou_threshold is 1.5; .* 0 to 1"),
+    (lambda L: L.duplicates.claims_on([], [{}]), "detections are of 0 images, truths of 1"),
+    (lambda L: L.duplicates.claims_on([], [], nan), "iou_threshold is nan"),
+    (lambda L: L.duplicates.every_layer(L.detr.DETR(3, **SMALL), []), "dataset is empty"),
+    (lambda L: deaf_to(L, 2), r"layers are \[2\]; .* 0 to 1"),
     # gaze
     (lambda L: gaze(L, "Gaze", ask=torch.zeros(2, 3, 8)), r"ask is \[2, 3, 8\]"),
     (lambda L: gaze(L, "Gaze", box=torch.zeros(1, 3, 4)), r"box \[1, 3, 4\]"),
@@ -310,6 +319,10 @@ def decode(L, mask=None, **changes):
     parts = dict(tgt=torch.zeros(2, 3, 16), memory=torch.zeros(2, 6, 16), pos=torch.zeros(2, 6, 16),
                  query_pos=torch.zeros(2, 3, 16)) | changes
     return L.decoder.TransformerDecoder(2, d_model=16, n_heads=2)(**parts, mask=mask)
+
+
+def deaf_to(L, *layers):
+    with L.duplicates.deafened(L.detr.DETR(3, **SMALL), *layers): pass
 
 
 def gaze(L, name, **changes):
