@@ -37,7 +37,7 @@ VOC_SPLITS = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("
 def voc_files(root: str | os.PathLike, sets: Sequence[tuple[str, str]], download: bool = False) -> list[tuple[Path, Path]]:
     """(photograph, XML) of each name in the lists of some (year, set): torchvision's `VOCDetection` finds them.
 
-    download: let torchvision fetch the archives and compare their MD5 (2.8 GB for 2007 and 2012); a tree that is there
+    download: let torchvision fetch the archives and compare their MD5 (3 GB for 2007 and 2012); a tree that is there
     already is taken as it is. Raises FileNotFoundError where a list is missing, ValueError for an empty one.
     """
     pairs = list[tuple[Path, Path]]()
@@ -71,8 +71,10 @@ def write_voc(root: str | os.PathLike, samples: Sequence[tuple[Tensor, dict[str,
     top = Path(root, "VOCdevkit", f"VOC{year}")
     for i, (image, target) in enumerate(samples):
         check_image(target, f"samples[{i}]")
-        if image.dtype != torch.uint8 or (target["labels"] > len(class_names)).any():
-            raise ValueError(f"samples[{i}]: want uint8 and labels up to {len(class_names)}; got {image.dtype}, {target['labels']}")
+        labels, marks = target["labels"], target.get("difficult", target["labels"])
+        if image.dtype != torch.uint8 or image.dim() != 3 or (labels > len(class_names)).any() or len(marks) != len(labels):
+            raise ValueError(f"samples[{i}]: want uint8 [3, H, W], labels up to {len(class_names)} and a mark for each; got "
+                             f"{image.dtype} {list(image.shape)}, {labels.tolist()} and {len(marks)}")
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"): (top / part).mkdir(parents=True, exist_ok=True)
     names = [f"{name}_{i:06}" for i in range(len(samples))]
     for stem, (image, target) in zip(names, samples):
