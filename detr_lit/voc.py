@@ -79,7 +79,7 @@ def write_voc(root: str | os.PathLike, samples: Sequence[tuple[Tensor, dict[str,
     names = [f"{name}_{i:06}" for i in range(len(samples))]
     for stem, (image, target) in zip(names, samples):
         tvf.to_pil_image(image).save(top / "JPEGImages" / f"{stem}.jpg", quality=95)
-        (top / "Annotations" / f"{stem}.xml").write_text(voc_xml(target, tuple(image.shape[1:]), class_names))
+        (top / "Annotations" / f"{stem}.xml").write_text(voc_xml(target, (image.shape[1], image.shape[2]), class_names))
     (top / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in names))
     Path(root, "labels.txt").write_text("".join(f"{c}\n" for c in class_names))
 

@@ -31,7 +31,8 @@ def data_of(task: str, seed: int):
     photos = RUNS / "tree_photos"
     if task.startswith("voc-trees"):
         tree = write_trees(tempfile.mkdtemp(), photos)
-        return (PascalVOC(tree, sets=[("2007", "trainval")], short=160, passes=1000, seed=seed), PascalVOC(tree, "test", short=160))
+        train = PascalVOC(tree, sets=[("2007", "trainval")], short=160, passes=1000, seed=seed)
+        return train, PascalVOC(tree, "test", short=160)
     return TreeCrowns("train", photos, seed=seed, num_samples=1_000_000), TreeCrowns("val", photos)
 
 
