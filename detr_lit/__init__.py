@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from detr_lit.position import LearnedPositionalEncoding2D, PositionalEncoding2D
     from detr_lit.pretrained import as_transformers, evaluate_coco, load_official, refit
     from detr_lit.train import RECIPES, Recipe, train_detr
+    from detr_lit.voc import PascalVOC, evaluate_voc, start_from
 
 # Where each name lives. It is fetched from there when first used, so that `import detr_lit` costs nothing.
 _HOMES = {
@@ -37,15 +38,16 @@ _HOMES = {
     "position": "LearnedPositionalEncoding2D PositionalEncoding2D",
     "pretrained": "as_transformers evaluate_coco load_official refit",
     "train": "RECIPES Recipe train_detr",
+    "voc": "PascalVOC evaluate_voc start_from",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "Backbone", "DETR", "Denoising", "DetrLoss", "DetrPredictionHeads", "Groups", "HungarianMatcher",
-    "LearnedPositionalEncoding2D", "PositionalEncoding2D", "RECIPES", "Recipe", "ToyDetectionDataset",
+    "LearnedPositionalEncoding2D", "PascalVOC", "PositionalEncoding2D", "RECIPES", "Recipe", "ToyDetectionDataset",
     "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns",
-    "as_transformers", "collate", "evaluate_coco", "export_onnx", "load_official", "pad_images", "postprocess",
-    "predict", "predict_and_visualize", "refit", "train_detr",
+    "as_transformers", "collate", "evaluate_coco", "evaluate_voc", "export_onnx", "load_official", "pad_images", "postprocess",
+    "predict", "predict_and_visualize", "refit", "start_from", "train_detr",
 ]
 
 

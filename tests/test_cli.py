@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import torch
 import torchvision
 from typer.testing import CliRunner
 
@@ -9,6 +10,7 @@ import detr_lit
 from detr_lit.cli import app, open_data
 from detr_lit.data import ToyDetectionDataset
 from detr_lit.detr import bundled
+from detr_lit.voc import write_voc
 
 
 def run(*words):
@@ -68,6 +70,25 @@ def test_train_then_refuse_then_resume_then_detect(tmp_path, picture):
         assert code == 0 and "AP50" in json.loads(said)
     code, said = run("detect", picture, "--weights", out / "weights", "--threshold", 0, "--json")
     assert code == 0 and len(json.loads(said)["detections"]) <= 16
+
+
+def test_voc_from_a_trained_start(tmp_path):
+    boxes = dict(boxes=torch.tensor([[10., 10, 40, 30]]), labels=torch.tensor([2]), difficult=torch.tensor([False]))
+    image = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    for name in ("trainval", "test"): write_voc(tmp_path, [(image, boxes)] * 3, ("cat", "dog"), name=name)
+    images, val = open_data(f"voc:{tmp_path}", 0, 48)
+    assert images.class_names == ("cat", "dog") and len(images) == 3000 and len(val) == 3 and val[0][0].shape == (3, 48, 67)
+    out = tmp_path / "mine"
+    code, said = run("train", "--data", f"voc:{tmp_path}", "--start", "toy", "--short", 48, "--steps", 2, "--batch-size", 2,
+                     "--out", out, "--device", "cpu")
+    assert code == 0 and "AP50" in said, said
+    assert json.loads((out / "weights" / "config.json").read_text())["class_names"] == ["cat", "dog"]
+    code, said = run("eval", "--weights", out / "weights", "--data", f"voc:{tmp_path}", "--short", 48, "--json")
+    numbers = json.loads(said)
+    assert code == 0 and 0 <= numbers["mAP"] <= 1 and numbers["AP cat"] is None and "AP50" in numbers and "AP dog" in numbers
+    code, said = run("train", "--data", f"voc:{tmp_path / 'mine'}", "--out", tmp_path / "x")
+    assert code == 1 and "trainval.txt is not there" in said
+    assert run("eval", "--weights", "toy", "--data", "voc:")[0] == 2
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates",
            "encoder", "evaluate", "export", "gaze", "heads", "inference", "ladder", "layers", "loss", "matcher",
-           "position", "pretrained", "speed", "train")
+           "position", "pretrained", "speed", "train", "voc")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -302,6 +302,19 @@ PARTS = [
     (lambda L: tiles(L, boxes=torch.zeros(1, 5)), r"'boxes': \[1, 5\]"),
     (lambda L: tiles(L, labels=tensor([1, 2])), r"'labels': \[2\]"),
     (lambda L: tiles(L, labels=tensor([0])), "labels want 1 or more"),
+    # voc
+    (lambda L: L.voc.PascalVOC("nowhere"), "trainval.txt is not there"),
+    (lambda L: L.voc.PascalVOC("nowhere", "val"), "got 'val'"),
+    (lambda L: L.voc.PascalVOC("nowhere", passes=0), "passes >= 1"),
+    (lambda L: L.voc.PascalVOC("nowhere", short=4), "short is 4"),
+    (lambda L: L.voc.voc_transforms(sides=(1, .5)), "sides is"),
+    (lambda L: L.voc.RandomSizeCrop(6, 5), "least and most are 6 and 5"),
+    (lambda L: L.voc.voc_metrics([found()], [], ("a", "b", "c")), "detections are of 1 images, truths of 0"),
+    (lambda L: L.voc.voc_metrics([found(labels=tensor([9]))], [found()], ("a",)), "labels reach 9; class_names has 1"),
+    (lambda L: L.voc.write_voc("nowhere", [(torch.rand(3, 9, 9), found())], ("a", "b", "c")), r"samples\[0\].*torch.float32"),
+    (lambda L: L.voc.start_from(model_of(L), ["a"], freeze=["back", "bone"]), "begins with 'bone'"),
+    (lambda L: L.voc.start_from(model_of(L), []), "num_classes is 0"),
+    (lambda L: L.voc.tree_tiles("train", "nowhere"), "lacks"),
 ]
 
 
