@@ -46,6 +46,7 @@ class Recipe:
     if not 0, the model that is judged and kept is a moving average of the weights, with so much of the old at every
     step. bf16: bfloat16 where the processor is quick with it.
     helper: `kind`, a name in `HELPERS`, and its keyword arguments; adds queries in training, none to the model.
+    surplus: `HungarianMatcher`, whether images may hold more objects than there are queries.
     Raises ValueError for a schedule of another name and for numbers out of range.
     """
     model: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Recipe:
     average: float = 0.0
     bf16: bool = False
     helper: dict[str, Any] = field(default_factory=dict)
+    surplus: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
@@ -273,7 +275,8 @@ def follow(model: nn.Module, average: nn.Module, keep: float) -> None:
 class Trainer:
     "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch. `result` is to be kept."
     def __init__(self, model: DETR, recipe: Recipe, device: torch.device):
-        self.recipe, self.device, matcher = recipe, device, HungarianMatcher(recipe.cost_class)
+        self.recipe, self.device = recipe, device
+        matcher = HungarianMatcher(recipe.cost_class, surplus=recipe.surplus)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.criterion = DetrLoss(model.num_classes, matcher, noobj_weight=recipe.noobj_weight).to(device)
         self.optimizers, self.helper = make_optimizers(model, recipe), make_helper(model, **recipe.helper).to(device)
@@ -284,7 +287,8 @@ class Trainer:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
         images, mask, targets = batch
         images = images.to(self.device, memory_format=torch.channels_last)
-        check_targets(targets, self.model.num_queries, self.model.num_classes)        # before batch norm has counted
+        most = 10**9 if self.recipe.surplus else self.model.num_queries
+        check_targets(targets, most, self.model.num_classes)                          # before batch norm has counted
         targets = [{k: v.to(self.device) for k, v in t.items()} for t in targets]
         with precision(self.device, self.recipe.bf16):
             outputs = self.model(images, mask.to(self.device) if mask.any() else None, extra=self.helper.ask(targets))
@@ -363,16 +367,17 @@ def check_plan(data: Any, resume: bool, out: str | Path | None, **counts: int) -
 def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | str = "laptop", data: Any = None,
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
                resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100,
-               num_workers: int = 0, device: str | None = None, progress: bool = True
+               num_workers: int = 0, device: str | None = None, progress: bool = True,
+               watch: Callable[[int, DETR], Any] | None = None
                ) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
     COCO's numbers every `eval_every` steps and at the end. model: one to go on with, trained in place; None for a new
     one. out: folder for `checkpoint.pt` (every `save_every` steps) and, at the end, `weights`. resume: go on from that
-    checkpoint, to the weights that an undisturbed run has. Raises ValueError for an unknown recipe, a number below 1,
-    data without samples or class names, a model for other classes and another training's checkpoint,
-    FloatingPointError for a loss that is not finite.
+    checkpoint, to the weights that an undisturbed run has. watch: called with (step, model) whenever COCO's numbers
+    have been taken. Raises ValueError for an unknown recipe, a number below 1, data without samples or class names, a
+    model for other classes and another training's checkpoint, FloatingPointError for a loss that is not finite.
     """
     check_plan(data, resume, out, num_steps=num_steps, batch_size=batch_size, log_every=log_every, save_every=save_every)
     recipe, file = find_recipe(recipe), Path(out or ".") / "checkpoint.pt"
@@ -392,6 +397,7 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
         if look or done % log_every == 0 or done == num_steps:
             scores = evaluate(trainer.result, val) if look else {}
             history.append(dict(step=done, seconds=seconds) | report(trainer, losses, outputs, targets) | scores)
+            if look and watch: watch(done, trainer.result)
             bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
         if out and (done % save_every == 0 or done == num_steps):
             save_checkpoint(file, this=this, step=done, seconds=seconds, history=history, **trainer.state())
@@ -416,12 +422,13 @@ def known(config: dict[str, Any]) -> dict[str, Any]:
 
 def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, seed: int = 0, task: str = "toy",
                   batch_size: int = 16, eval_every: int = 100, weights: str | Path | None = None, again: bool = False,
-                  **train_args: Any) -> dict[str, Any]:
+                  measure: Callable[[int, DETR], dict[str, Any]] | None = None, **train_args: Any) -> dict[str, Any]:
     """A run's folder if it holds this very run, whole; else train, and write it.
 
     -> dict with config, history, versions, files and `loaded`. task: the name of the data, part of the configuration;
     the data themselves are `data` and `val` in `train_args`, or functions that make them, called only to train.
-    weights: folder for the weights, in half precision; None keeps none. again: train in any case.
+    weights: folder for the weights, in half precision; None keeps none. again: train in any case. measure: what else
+    to ask, by step and model, at each evaluation; answers that aren't empty are kept in `seen`, with their step.
     """
     folder, recipe = Path(folder), find_recipe(recipe)
     config = as_json(dict(task=task, num_steps=num_steps, batch_size=batch_size, seed=seed, eval_every=eval_every,
@@ -431,16 +438,19 @@ def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, s
         try:
             run = json.loads(file.read_text())
             whole = all((folder / f).exists() and checksum(folder / f) == c for f, c in run["files"].items())
-            if known(run["config"]) == config and whole: return run | dict(loaded=True)
+            if known(run["config"]) == config and whole and (measure is None or run["seen"]): return run | dict(loaded=True)
         except (ValueError, KeyError, TypeError): pass          # half a file is no run
     made = {k: v() if callable(v) else v for k, v in train_args.items()}
     if task == "toy": made = dict(val=ToyDetectionDataset(500, split="val")) | made
+    seen: list[dict[str, Any]] = []
+    if measure: made["watch"] = lambda *at: seen.extend(dict(step=at[0]) | said for said in [measure(*at)] if said)
     model, history = train_detr(num_steps, batch_size, recipe=recipe, seed=seed, eval_every=eval_every, **made)
     if weights: deepcopy(model).half().save_pretrained(Path(weights))
     saved = [Path(weights) / f for f in ("config.json", "model.safetensors")] if weights else []
     run = dict(config=config, versions=versions(),
                files={Path(os.path.relpath(f, folder)).as_posix(): checksum(f) for f in saved},
                history=[{k: float(f"{v:.5g}") for k, v in row.items() if not math.isnan(v)} for row in history])
+    if measure: run["seen"] = seen
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(run, separators=(",", ":")) + "\n")
     return run | dict(loaded=False)
