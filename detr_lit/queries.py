@@ -5,12 +5,14 @@ __all__ = ['answers', 'tally', 'asking']
 
 # %% ../nbs/11_queries.ipynb #e34d53ea
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 
 from .detr import DETR
 from .inference import predict
@@ -37,7 +39,7 @@ def answers(model: DETR, data: Dataset | Sequence, score_threshold: float = 0.5,
     return said
 
 # %% ../nbs/11_queries.ipynb #f4b1ffc3
-def tally(said: dict[str, list], targets: list[dict[str, Tensor]], iou_threshold: float = 0.5) -> dict[str, Int[Tensor, " P"]]:
+def tally(said: dict[str, Any], targets: list[dict[str, Tensor]], iou_threshold: float = 0.5) -> dict[str, Int[Tensor, " P"]]:
     """The `answers` about each picture, counted: `objects`, `found` among them, `twice`, `false`, and `kept` answers.
 
     An answer belongs to the object of its class that it overlaps most, if by more than `iou_threshold`. The first on an
@@ -48,17 +50,20 @@ def tally(said: dict[str, list], targets: list[dict[str, Tensor]], iou_threshold
     if len({*lengths.values()}) > 1 or None in lengths.values():
         raise ValueError(f"said has columns of the lengths {lengths}; wanted all three, equally long")
     picture, label = (torch.tensor(said[k], dtype=torch.int64) for k in ("picture", "label"))
-    boxes, rows = torch.tensor(said["box"]).view(-1, 4), []
     if len(picture) and picture.max() >= len(targets):
         raise ValueError(f"said speaks of picture {int(picture.max())}; there are {len(targets)} targets")
-    for p, t in enumerate(targets):
-        mine = (picture == p).nonzero()[:, 0]
-        iou = box_iou(*(box_convert(b, "cxcywh", "xyxy") for b in (boxes[mine], t["boxes"])))
-        iou = iou * (label[mine, None] == t["labels"])
-        on = iou.max(1).indices[iou.max(1).values > iou_threshold] if iou.numel() else mine[:0]
-        found = len(on.unique())
-        rows.append([len(t["labels"]), found, len(on) - found, len(mine) - len(on), len(mine)])
-    return dict(zip(("objects", "found", "twice", "false", "kept"), torch.tensor(rows, dtype=torch.int64).view(-1, 5).T))
+    nobody = dict(labels=torch.zeros(1, dtype=torch.int64), boxes=torch.zeros(1, 4))      # so that no list is empty
+    labels, objects = (pad_sequence([t[k] for t in (*targets, nobody)], batch_first=True)[picture] for k in nobody)
+    mine, objects = (box_convert(b, "cxcywh", "xyxy") for b in (torch.tensor(said["box"]).view(-1, 1, 4), objects.float()))
+    overlap = (torch.minimum(mine[..., 2:], objects[..., 2:]) - torch.maximum(mine[..., :2], objects[..., :2])).clamp(min=0).prod(-1)
+    areas = [(b[..., 2:] - b[..., :2]).prod(-1) for b in (mine, objects)]
+    best = (overlap / (areas[0] + areas[1] - overlap) * (labels == label[:, None])).max(1)
+    on = best.values > iou_threshold
+    taken = torch.stack([picture[on], best.indices[on]], 1).unique(dim=0)
+    def each(pictures: Tensor) -> Tensor: return pictures.bincount(minlength=len(targets))
+    found, kept = each(taken[:, 0]), each(picture)
+    return dict(objects=torch.tensor([len(t["labels"]) for t in targets], dtype=torch.int64), found=found,
+                twice=each(picture[on]) - found, false=kept - each(picture[on]), kept=kept)
 
 # %% ../nbs/11_queries.ipynb #5d7cd113
 def asking(data: Dataset | Sequence, at: Collection[int]) -> Callable[[int, DETR], dict[str, list]]:

@@ -24,8 +24,8 @@ from torch import nan, tensor
 from typer.testing import CliRunner
 
 MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "encoder", "evaluate", "export",
-           "gaze", "heads", "inference", "ladder", "loss", "matcher", "position", "pretrained", "queries", "specialisation", "speed",
-           "train")
+           "gaze", "heads", "inference", "ladder", "loss", "matcher", "position", "pretrained", "queries",
+           "specialisation", "speed", "train")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -265,7 +265,7 @@ PARTS = [
     (lambda L: L.queries.answers(model_of(L), [(image(), target())], batch_size=0), "batch_size is 0"),
     (lambda L: L.queries.answers(model_of(L), [(image(), target())], 1.5), "score_threshold is 1.5"),
     (lambda L: L.queries.answers(model_of(L), [(image(fill=nan), target())]), r"images\[0\] runs from nan"),
-    (lambda L: L.queries.tally(dict(picture=[1], label=[1], box=[[.5, .5, .2, .2]]), [target()]), "picture 1; there are 1 targets"),
+    (lambda L: L.queries.tally(dict(picture=[1], label=[1], box=[[.5, .5, .2, .2]]), [target()]), "picture 1; there are 1"),
     (lambda L: L.queries.tally(dict(picture=[0], label=[1]), [target()]), "'box': None"),
     (lambda L: L.queries.tally(dict(picture=[0, 0], label=[1], box=[[.5, .5, .2, .2]]), [target()]), "'picture': 2, 'label': 1"),
     # specialisation
