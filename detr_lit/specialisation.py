@@ -44,7 +44,7 @@ def mutual_information(a: Int[Tensor, "*R n"], b: Int[Tensor, " n"]) -> Float[Te
     return ((entropy[0] + entropy[1] - entropy[2]) / torch.tensor(2.0).log()).float().view(a.shape[:-1])
 
 # %% ../nbs/14_specialisation.ipynb #c55f0337
-def shuffle_test(queries: Int[Tensor, " n"], kind: Int[Tensor, " n"], picture: Int[Tensor, " n"], rounds: int = 1000,
+def shuffle_test(queries: Int[Tensor, " n"], kind: Int[Tensor, " n"], picture: Int[Tensor, " n"], rounds: int = 400,
                  seed: int = 0) -> tuple[float, Float[Tensor, " rounds"], float]:
     """Is which query answers related to what kind of object it answers for? -> (bits, bits of the shuffles, p value).
 
