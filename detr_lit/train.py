@@ -430,10 +430,9 @@ def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, s
     weights: folder for the weights, in half precision; None keeps none. again: train in any case. measure: what else
     to ask, by step and model, at each evaluation; answers that aren't empty are kept in `seen`, with their step.
     """
-    folder, recipe = Path(folder), find_recipe(recipe)
+    folder, file, recipe, seen = Path(folder), Path(folder) / "run.json", find_recipe(recipe), list[dict[str, Any]]()
     config = as_json(dict(task=task, num_steps=num_steps, batch_size=batch_size, seed=seed, eval_every=eval_every,
                           recipe=asdict(recipe)))
-    file = folder / "run.json"
     if file.exists() and not again:
         try:
             run = json.loads(file.read_text())
@@ -442,15 +441,13 @@ def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, s
         except (ValueError, KeyError, TypeError): pass          # half a file is no run
     made = {k: v() if callable(v) else v for k, v in train_args.items()}
     if task == "toy": made = dict(val=ToyDetectionDataset(500, split="val")) | made
-    seen: list[dict[str, Any]] = []
     if measure: made["watch"] = lambda *at: seen.extend(dict(step=at[0]) | said for said in [measure(*at)] if said)
     model, history = train_detr(num_steps, batch_size, recipe=recipe, seed=seed, eval_every=eval_every, **made)
     if weights: deepcopy(model).half().save_pretrained(Path(weights))
     saved = [Path(weights) / f for f in ("config.json", "model.safetensors")] if weights else []
-    run = dict(config=config, versions=versions(),
+    run = dict(config=config, versions=versions(), **(dict(seen=seen) if measure else {}),
                files={Path(os.path.relpath(f, folder)).as_posix(): checksum(f) for f in saved},
                history=[{k: float(f"{v:.5g}") for k, v in row.items() if not math.isnan(v)} for row in history])
-    if measure: run["seen"] = seen
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(run, separators=(",", ":")) + "\n")
     return run | dict(loaded=False)
