@@ -275,8 +275,7 @@ def follow(model: nn.Module, average: nn.Module, keep: float) -> None:
 class Trainer:
     "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch. `result` is to be kept."
     def __init__(self, model: DETR, recipe: Recipe, device: torch.device):
-        self.recipe, self.device = recipe, device
-        matcher = HungarianMatcher(recipe.cost_class, surplus=recipe.surplus)
+        self.recipe, self.device, matcher = recipe, device, HungarianMatcher(recipe.cost_class, surplus=recipe.surplus)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.criterion = DetrLoss(model.num_classes, matcher, noobj_weight=recipe.noobj_weight).to(device)
         self.optimizers, self.helper = make_optimizers(model, recipe), make_helper(model, **recipe.helper).to(device)
@@ -285,10 +284,9 @@ class Trainer:
 
     def step(self, batch: tuple, factor: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
-        images, mask, targets = batch
+        images, mask, targets = batch                                                 # checked before batch norm has counted
         images = images.to(self.device, memory_format=torch.channels_last)
-        most = 10**9 if self.recipe.surplus else self.model.num_queries
-        check_targets(targets, most, self.model.num_classes)                          # before batch norm has counted
+        check_targets(targets, 10**9 if self.recipe.surplus else self.model.num_queries, self.model.num_classes)
         targets = [{k: v.to(self.device) for k, v in t.items()} for t in targets]
         with precision(self.device, self.recipe.bf16):
             outputs = self.model(images, mask.to(self.device) if mask.any() else None, extra=self.helper.ask(targets))
@@ -368,8 +366,7 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
                resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100,
                num_workers: int = 0, device: str | None = None, progress: bool = True,
-               watch: Callable[[int, DETR], Any] | None = None
-               ) -> tuple[DETR, list[dict[str, int | float]]]:
+               watch: Callable[[int, DETR], Any] | None = None) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
@@ -395,8 +392,8 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
         seconds += time.perf_counter() - began
         look = val is not None and (done == num_steps or (eval_every > 0 and done % eval_every == 0))
         if look or done % log_every == 0 or done == num_steps:
-            scores = evaluate(trainer.result, val) if look else {}
-            history.append(dict(step=done, seconds=seconds) | report(trainer, losses, outputs, targets) | scores)
+            history.append(dict(step=done, seconds=seconds) | report(trainer, losses, outputs, targets)
+                           | (evaluate(trainer.result, val) if look else {}))
             if look and watch: watch(done, trainer.result)
             bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
         if out and (done % save_every == 0 or done == num_steps):
@@ -419,7 +416,7 @@ def known(config: dict[str, Any]) -> dict[str, Any]:
     "A stored configuration; what recipes have learnt to say since then is at its default."
     return as_json(config | dict(recipe=asdict(Recipe(**config["recipe"]))))
 
-
+# %% ../nbs/09_train.ipynb #76482672
 def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, seed: int = 0, task: str = "toy",
                   batch_size: int = 16, eval_every: int = 100, weights: str | Path | None = None, again: bool = False,
                   measure: Callable[[int, DETR], dict[str, Any]] | None = None, **train_args: Any) -> dict[str, Any]:
