@@ -47,6 +47,7 @@ class Recipe:
     step. bf16: bfloat16 where the processor is quick with it.
     helper: `kind`, a name in `HELPERS`, and its keyword arguments; adds queries in training, none to the model.
     aux_loss: whether the decoder's earlier layers have losses of their own.
+    surplus: `HungarianMatcher`, whether images may hold more objects than there are queries.
     Raises ValueError for a schedule of another name and for numbers out of range.
     """
     model: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class Recipe:
     bf16: bool = False
     helper: dict[str, Any] = field(default_factory=dict)
     aux_loss: bool = True
+    surplus: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
@@ -275,7 +277,7 @@ def follow(model: nn.Module, average: nn.Module, keep: float) -> None:
 class Trainer:
     "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch. `result` is to be kept."
     def __init__(self, model: DETR, recipe: Recipe, device: torch.device):
-        self.recipe, self.device, matcher = recipe, device, HungarianMatcher(recipe.cost_class)
+        self.recipe, self.device, matcher = recipe, device, HungarianMatcher(recipe.cost_class, surplus=recipe.surplus)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.criterion = DetrLoss(model.num_classes, matcher, noobj_weight=recipe.noobj_weight).to(device)
         self.optimizers, self.helper = make_optimizers(model, recipe), make_helper(model, **recipe.helper).to(device)
@@ -285,7 +287,7 @@ class Trainer:
     def step(self, batch: tuple, factor: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
         images, mask, targets = batch[0].to(self.device, memory_format=torch.channels_last), *batch[1:]
-        check_targets(targets, self.model.num_queries, self.model.num_classes)        # before batch norm has counted
+        check_targets(targets, 10**9 if self.recipe.surplus else self.model.num_queries, self.model.num_classes)  # before norms count
         targets = [{k: v.to(self.device) for k, v in t.items()} for t in targets]
         with precision(self.device, self.recipe.bf16):
             outputs = self.model(images, mask.to(self.device) if mask.any() else None, extra=self.helper.ask(targets))
@@ -365,12 +367,12 @@ def check_plan(data: Any, resume: bool, out: str | Path | None, **counts: int) -
 def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | str = "laptop", data: Any = None,
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
                resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100, num_workers: int = 0,
-               device: str | None = None, progress: bool = True, measure: Callable[[DETR], dict[str, float]] | None = None
+               device: str | None = None, progress: bool = True, measure: Callable[[int, DETR], dict[str, Any]] | None = None
                ) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
-    COCO's numbers every `eval_every` steps and at the end, and `measure`, a function from the model to a dict of
+    COCO's numbers every `eval_every` steps and at the end, and `measure`, a function of step and model to a dict of
     numbers, for whatever else you want to know then. model: one to go on with, trained in place; None for a new one.
     out: folder for `checkpoint.pt` (every `save_every` steps) and, at the end, `weights`. resume: go on from that
     checkpoint, to the weights that an undisturbed run has. Raises ValueError for an unknown recipe, a number below 1,
@@ -393,7 +395,7 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
         seconds += time.perf_counter() - began
         look = val is not None and (done == num_steps or (eval_every > 0 and done % eval_every == 0))
         if look or done % log_every == 0 or done == num_steps:
-            scores = evaluate(trainer.result, val) | (measure(trainer.result) if measure else {}) if look else {}
+            scores = evaluate(trainer.result, val) | (measure(done, trainer.result) if measure else {}) if look else {}
             history.append(dict(step=done, seconds=seconds) | report(trainer, losses, outputs, targets) | scores)
             bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
         if out and (done % save_every == 0 or done == num_steps):
@@ -416,33 +418,33 @@ def known(config: dict[str, Any]) -> dict[str, Any]:
     "A stored configuration; what recipes have learnt to say since then is at its default."
     return as_json(config | dict(recipe=asdict(Recipe(**config["recipe"]))))
 
-
+# %% ../nbs/09_train.ipynb #76482672
 def load_or_train(folder: str | Path, num_steps: int, *, recipe: Recipe | str, seed: int = 0, task: str = "toy",
                   batch_size: int = 16, eval_every: int = 100, weights: str | Path | None = None, again: bool = False,
-                  **train_args: Any) -> dict[str, Any]:
+                  measure: Callable[[int, DETR], dict[str, Any]] | None = None, **train_args: Any) -> dict[str, Any]:
     """A run's folder if it holds this very run, whole; else train, and write it.
 
     -> dict with config, history, versions, files and `loaded`. task: the name of the data, part of the configuration;
-    the data themselves are `data` and `val` in `train_args`, or functions that make them, called only to train; so is
-    `measure`: a class, or a function that makes one.
-    weights: folder for the weights, in half precision; None keeps none. again: train in any case.
+    the data themselves are `data` and `val` in `train_args`, or functions that make them, called only to train.
+    weights: folder for the weights, in half precision; None keeps none. again: train in any case. measure: as for
+    `train_detr`; what it returns in lists is kept apart from the history, in `seen`, with its step.
     """
-    folder, recipe = Path(folder), find_recipe(recipe)
+    folder, file, recipe = Path(folder), Path(folder) / "run.json", find_recipe(recipe)
     config = as_json(dict(task=task, num_steps=num_steps, batch_size=batch_size, seed=seed, eval_every=eval_every,
                           recipe=asdict(recipe)))
-    file = folder / "run.json"
     if file.exists() and not again:
         try:
             run = json.loads(file.read_text())
             whole = all((folder / f).exists() and checksum(folder / f) == c for f, c in run["files"].items())
-            if known(run["config"]) == config and whole: return run | dict(loaded=True)
+            if known(run["config"]) == config and whole and (measure is None or "seen" in run): return run | dict(loaded=True)
         except (ValueError, KeyError, TypeError): pass          # half a file is no run
     made = {k: v() if callable(v) else v for k, v in train_args.items()}
     if task == "toy": made = dict(val=ToyDetectionDataset(500, split="val")) | made
-    model, history = train_detr(num_steps, batch_size, recipe=recipe, seed=seed, eval_every=eval_every, **made)
+    model, history = train_detr(num_steps, batch_size, recipe=recipe, seed=seed, eval_every=eval_every, measure=measure, **made)
+    lists = [dict(step=row["step"]) | {k: row.pop(k) for k in [*row] if isinstance(row[k], list)} for row in history]
     if weights: deepcopy(model).half().save_pretrained(Path(weights))
     saved = [Path(weights) / f for f in ("config.json", "model.safetensors")] if weights else []
-    run = dict(config=config, versions=versions(),
+    run = dict(config=config, versions=versions(), **(dict(seen=[x for x in lists if len(x) > 1]) if measure else {}),
                files={Path(os.path.relpath(f, folder)).as_posix(): checksum(f) for f in saved},
                history=[{k: float(f"{v:.5g}") for k, v in row.items() if not math.isnan(v)} for row in history])
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates",
            "encoder", "evaluate", "export", "gaze", "heads", "inference", "ladder", "layers", "loss", "matcher",
-           "position", "pretrained", "speed", "train", "voc")
+           "position", "pretrained", "queries", "specialisation", "speed", "train", "voc")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
@@ -269,6 +269,20 @@ PARTS = [
     (lambda L: L.evaluate.evaluate(model_of(L), [(image(), target(labels=tensor([4])))]), r"targets\[0\]\['labels'\] holds 4"),
     (lambda L: L.evaluate.evaluate(model_of(L), [(image(), target(boxes=tensor([[9., 9, 30, 40]])))]), r"\['boxes'\] holds"),
     (lambda L: L.evaluate.evaluate(model_of(L), [(image(fill=nan), target())]), r"images\[0\] runs from nan"),
+    # queries
+    (lambda L: L.queries.answers(model_of(L), [(image(), target())], batch_size=0), "batch_size is 0"),
+    (lambda L: L.queries.answers(model_of(L), [(image(), target())], 1.5), "score_threshold is 1.5"),
+    (lambda L: L.queries.answers(model_of(L), [(image(fill=nan), target())]), r"images\[0\] runs from nan"),
+    (lambda L: L.queries.tally(dict(picture=[1], label=[1], box=[[.5, .5, .2, .2]]), [target()]), "picture 1; there are 1"),
+    (lambda L: L.queries.tally(dict(picture=[0], label=[1]), [target()]), "'box': None"),
+    (lambda L: L.queries.tally(dict(picture=[0, 0], label=[1], box=[[.5, .5, .2, .2]]), [target()]), "'picture': 2, 'label': 1"),
+    # specialisation
+    (lambda L: L.specialisation.who_answers(model_of(L), [(image(), target(7))]), r"targets\[0\] holds 7 objects"),
+    (lambda L: L.specialisation.mutual_information(tensor([0, 1]), tensor([0])), r"a is \[2\], b \[1\]"),
+    (lambda L: L.specialisation.mutual_information(tensor([], dtype=torch.int64), tensor([], dtype=torch.int64)), "one at least"),
+    (lambda L: L.specialisation.mutual_information(tensor([0, -1]), tensor([0, 1])), "none below 0"),
+    (lambda L: L.specialisation.shuffle_test(tensor([0, 1]), tensor([0, 1]), tensor([0])), "2 kinds, 1 pictures"),
+    (lambda L: L.specialisation.shuffle_test(tensor([0, 1]), tensor([0, 1]), tensor([0, 0]), rounds=0), "0 rounds"),
     # train
     (lambda L: L.train.Recipe(schedule="linear"), "schedule is 'linear'"),
     (lambda L: L.train.Recipe(clip=0.0), "clip is 0.0"),
