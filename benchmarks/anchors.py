@@ -36,7 +36,7 @@ from detr_lit.speed import alternate
 from detr_lit.train import RECIPES, Batches, Muon, Trainer, as_json, checksum, new_model, precision, versions
 
 RUNS = Path(__file__).parents[1] / "nbs/runs/why"
-SEEDS, SECONDS = (31,), 30
+SEEDS, SECONDS = (31, 32, 33), 30
 THRESHOLDS = tuple(n / 10 for n in range(1, 10))
 Found = list[dict[str, Tensor]]
 

@@ -110,7 +110,7 @@ class DuplicateReport:
     """
     def __init__(self, data: Dataset | Sequence): self.data = data
 
-    def __call__(self, model: DETR) -> dict[str, float]:
+    def __call__(self, step: int, model: DETR) -> dict[str, float]:
         layers, targets, sizes = every_layer(model, self.data)
         truths, crowd = in_pixels(targets, sizes), torch.tensor([len(t["labels"]) + 1 for t in targets]) // 2 * 2
         parts: dict[str, Any] = {f"layer{i}": duplicate_numbers(o, truths, sizes) for i, o in enumerate(layers)}

@@ -31,7 +31,7 @@ class LayerWatch:
         "The query of each object, all images in a row."
         return torch.cat([query[obj.argsort()] for query, obj in self.matcher(outputs, targets)])
 
-    def __call__(self, model: DETR) -> dict[str, float]:
+    def __call__(self, step: int, model: DETR) -> dict[str, float]:
         layers, targets, sizes = every_layer(model, self.data)
         truths, now = in_pixels(targets, sizes), torch.stack([self.partners(o, targets) for o in layers])
         before, self.before = self.before if len(self.before) else torch.full(now.shape, torch.nan), now

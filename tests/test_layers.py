@@ -42,18 +42,18 @@ def share(a, b):
 
 def test_nothing_moves_in_a_model_that_stays():
     watch, m = LayerWatch(small()), model()
-    first, second = watch(m), watch(m)
+    first, second = watch(0, m), watch(0, m)
     assert all(math.isnan(first[f"moved{i}"]) and second[f"moved{i}"] == 0 for i in range(3))
     assert first["elsewhere2"] == 0 and first["layer2_AP"] == pytest.approx(evaluate(m, small())["AP"], abs=1e-6)
 
 
 def test_moves_and_differences_by_loops():
     watch, m = LayerWatch(small()), model()
-    watch(m)
+    watch(0, m)
     before = [by_loops(m, i) for i in range(3)]
     torch.manual_seed(3)
     for p in m.parameters(): p.data += 0.2 * torch.randn_like(p)
-    now, numbers = [by_loops(m, i) for i in range(3)], watch(m)
+    now, numbers = [by_loops(m, i) for i in range(3)], watch(0, m)
     for i in range(3):
         assert numbers[f"moved{i}"] == pytest.approx(share(before[i], now[i]))
         assert numbers[f"elsewhere{i}"] == pytest.approx(share(now[i], now[-1]))
