@@ -1,7 +1,7 @@
 """Detectors with anchors beside DETR: the same pictures, backbone and seconds; what NMS does to each.
 
-    python benchmarks/anchors.py pace [--write]            a step of each, alternating: nbs/runs/why/pace.json
-    python benchmarks/anchors.py train                     the runs in nbs/runs/why that are missing
+    python benchmarks/anchors.py pace [--write]            a step of each, alternating: nbs/runs/anchors/pace.json
+    python benchmarks/anchors.py train                     the runs in nbs/runs/anchors that are missing
 
 RetinaNet and Faster R-CNN are torchvision's, on the book's small backbone. The chapter nbs/why_detr.ipynb reads what
 this writes and calls the functions for its pictures.
@@ -35,7 +35,7 @@ from detr_lit.evaluate import coco_metrics, collect, find_hits
 from detr_lit.speed import alternate
 from detr_lit.train import RECIPES, Batches, Muon, Trainer, as_json, checksum, new_model, precision, versions
 
-RUNS = Path(__file__).parents[1] / "nbs/runs/why"
+RUNS = Path(__file__).parents[1] / "nbs/runs/anchors"
 SEEDS, SECONDS = (31, 32, 33), 30
 THRESHOLDS = tuple(n / 10 for n in range(1, 10))
 Found = list[dict[str, Tensor]]

@@ -1,6 +1,6 @@
 """Milliseconds a step of one recipe with 1 to 100 queries: all in turn, again and again, in one process; medians.
 
-    python benchmarks/queries.py [--rounds 15] [--write]      (--write: into nbs/runs/queries/pace.json, which chapter 11 reads)
+    python benchmarks/queries.py [--rounds 15] [--write]      (--write: into nbs/runs/by_number/pace.json, which chapter 11 reads)
 """
 import argparse
 import json
@@ -11,7 +11,7 @@ from pace import pace
 from detr_lit.ladder import rung
 from detr_lit.train import RECIPES, versions
 
-FILE = Path(__file__).parents[1] / "nbs/runs/queries/pace.json"
+FILE = Path(__file__).parents[1] / "nbs/runs/by_number/pace.json"
 
 
 def main() -> None:
