@@ -33,7 +33,7 @@ from detr_lit.data import SPLITS, ToyDetectionDataset, collate, random_shape, sh
 from detr_lit.detr import DETR
 from detr_lit.evaluate import coco_metrics, collect, find_hits
 from detr_lit.speed import alternate
-from detr_lit.train import RECIPES, Batches, Muon, Trainer, as_json, checksum, new_model, precision, versions
+from detr_lit.train import RECIPES, Batches, Muon, Recipe, Trainer, as_json, checksum, new_model, precision, versions
 
 RUNS = Path(__file__).parents[1] / "nbs/runs/anchors"
 SEEDS, SECONDS = (31, 32, 33), 30
@@ -303,6 +303,12 @@ def plan(name: str, seed: int) -> dict[str, Any]:
     return dict(task="why", name=name, seconds=SECONDS, seed=seed, num_steps=round(1000 * SECONDS / ms), settings=settings(name))
 
 
+def known(config: dict[str, Any]) -> dict[str, Any]:
+    "A stored configuration; what recipes have learnt to say since then is at its default."
+    if config["name"] not in RECIPES: return config
+    return as_json(config | dict(settings=asdict(Recipe(**config["settings"]))))
+
+
 def load_or_run(name: str, seed: int, *, folder: Path | None = None, again: bool = False) -> dict[str, Any]:
     """A run if its folder holds it, whole; else train and write it -> config, history, nms, files, versions.
 
@@ -312,7 +318,7 @@ def load_or_run(name: str, seed: int, *, folder: Path | None = None, again: bool
     file = folder / "run.json"
     if file.exists() and not again:
         run = json.loads(file.read_text())
-        if run["config"] == config and all(checksum(folder / f) == c for f, c in run["files"].items()): return run
+        if known(run["config"]) == config and all(checksum(folder / f) == c for f, c in run["files"].items()): return run
     model, history = train(name, config["num_steps"], seed, exams(n=100))
     nms = sweep(model, exams())
     end = nms["sparse"]["none" if name in RECIPES else "0.5"]
