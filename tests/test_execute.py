@@ -96,7 +96,7 @@ def test_data_that_the_code_names(tree):
     assert set(rests(tree, "load('toy')")["data"]) == {"nbs/runs/toy"}
     assert set(rests(tree, "load('runs/toy')")["data"]) == {"nbs/runs/toy"}
     assert set(rests(tree, "open('facts.toml')")["data"]) == {"nbs/facts.toml"}
-    assert rests(tree, "x = 'toys', '.', '..', 'nbs', '/', ''")["data"] == {}
+    assert rests(tree, "x = 'toys', '.', '..', 'nbs', 'nbs/runs', 'weights', '/', ''")["data"] == {}
     assert rests(tree, "#| rests_on: data/a.bin nbs/facts.toml\n1")["data"]["data/a.bin"] == "missing"
     (tree / "detr_lit/c.py").write_text(C + "WHERE = 'toy'\n")
     before = rests(tree, "import detr_lit.c")["data"]

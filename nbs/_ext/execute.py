@@ -200,7 +200,7 @@ def named_data(root: Path, words: set[str], also: set[str]) -> dict[str, str]:
                     continue
                 path = (base / word).resolve()
                 data = path.is_file() or (
-                    path.is_dir() and any(path == h or h in path.parents for h in map(Path.resolve, homes))
+                    path.is_dir() and any(h in path.parents for h in map(Path.resolve, homes))
                 )
             except (OSError, ValueError):
                 continue
