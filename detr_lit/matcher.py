@@ -80,13 +80,11 @@ def alike(targets: list[dict[str, Tensor]]) -> list[list[int]]:
 class HungarianMatcher(nn.Module):
     """The cheapest one-to-one assignment of queries to objects, image by image (section 3.1, equation 1).
 
-    A pair costs -p(class) * cost_class + L1 * cost_bbox + (1 - GIoU) * cost_giou. ValueError for a weight below 0.
-    surplus: an image may hold more objects than there are queries, and those whose pairs are dearest are left out.
-    """
+    A pair costs -p(class) * cost_class + L1 * cost_bbox + (1 - GIoU) * cost_giou; none may be below 0 (ValueError).
+    surplus: more objects than queries may come; those whose pairs are dearest are left out."""
     def __init__(self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0, *, surplus: bool = False):
         super().__init__()
-        self.surplus = surplus
-        self.cost_class, self.cost_bbox, self.cost_giou = costs = (cost_class, cost_bbox, cost_giou)
+        self.surplus, self.cost_class, self.cost_bbox, self.cost_giou = surplus, *(costs := (cost_class, cost_bbox, cost_giou))
         if not all(c >= 0 for c in costs) or max(costs) == 0: raise ValueError(f"costs are {costs}; wanted none below 0, and one above")
 
     def cost(self, logits: Float[Tensor, "B N C"], boxes: Float[Tensor, "B N 4"], labels: Int[Tensor, "B M"],
@@ -98,8 +96,7 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """A pair (query indices, object indices) an image, both int64 [M] on the CPU, or [N] where M > N and `surplus`
-        allows it. ValueError as the checks above."""
+        "(query indices, object indices) of each image, int64 [M], or [N] if M > N, on the CPU. ValueError as the checks above."
         logits, boxes = outputs["pred_logits"].float(), outputs["pred_boxes"].float()
         check_predictions(logits, boxes)
         if len(targets) != len(logits): raise ValueError(f"got {len(targets)} targets for {len(logits)} images")

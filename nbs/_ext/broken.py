@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import html
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,13 +140,14 @@ class Sparing(Filter):
     "Colour for what stands out; a span for every name and bracket would be half of the page."
 
     def filter(self, lexer: Lexer, stream: Iterator) -> Iterator:
-        yield from ((kind if any(kind in c for c in COLOURED) else Text, text) for kind, text in stream)
+        yield from ((next((c for c in COLOURED if kind in c), Text), text) for kind, text in stream)
 
 
 def code_html(c: Card) -> str:
     lexer = PythonLexer(stripnl=False)
     lexer.add_filter(Sparing())
     text = highlight("\n".join(c.code.values()), lexer, HtmlFormatter(nowrap=True))
+    text = re.sub(r'<span class="(\w+)">([^<]*)</span>', r"<i class=\1>\2</i>", text)  # ten thousand of them: a tenth of the page
     rows = []
     for n, line in zip(c.code, text.split("\n")):
         kind = "" if n in c.silent else f' data-line="{n}"'
