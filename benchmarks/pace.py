@@ -32,16 +32,17 @@ def pace(recipes: dict[str, Recipe], rounds: int, batch_size: int = 16) -> dict[
     return {name: round(1000 * statistics.median(t), 1) for name, t in seconds.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command(recipes: dict[str, Recipe], file: Path, what: str) -> None:
+    "Time the recipes as the command line says, print, and store."
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    milliseconds = pace(LADDER, args.rounds)
+    milliseconds = pace(recipes, args.rounds)
     for name, ms in milliseconds.items(): print(f"{ms:8.1f} ms   {name}")
     if args.write:
-        FILE.parent.mkdir(parents=True, exist_ok=True)
-        FILE.write_text(json.dumps(dict(milliseconds=milliseconds, rounds=args.rounds, versions=versions()), indent=1) + "\n")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(dict(milliseconds=milliseconds, rounds=args.rounds, versions=versions()), indent=1) + "\n")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__": command(LADDER, FILE, __doc__)

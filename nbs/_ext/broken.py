@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from docutils import nodes
-from nbdev_cells import MARK, chapter_of, module_files, source_page
+from nbdev_cells import MARK, assets_where, chapter_of, module_files, source_page
 from pygments import highlight
 from pygments.filter import Filter
 from pygments.formatters import HtmlFormatter
@@ -264,18 +264,11 @@ def write_counts(app, docname, source):
         source[0] = source[0].replace("<!-- chapters -->", str(len(found)))
 
 
-def add_assets(app, pagename, templatename, context, doctree):
-    "The script and the style go to the pages that hold cards, and to no other."
-    if doctree is not None and 'class="broken"' in context.get("body", ""):
-        app.add_css_file("broken.css")
-        app.add_js_file("broken.js", loading_method="defer")
-
-
 def setup(app):
     app.setup_extension("nbdev_cells")
     app.add_node(broken_lines)
     app.add_directive("broken-lines", BrokenLines)
     app.connect("source-read", write_counts)
     app.connect("doctree-resolved", put_cards)
-    app.connect("html-page-context", add_assets)
+    app.connect("html-page-context", assets_where('class="broken"', "broken.css", "broken.js"))
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 from concordance import heading_link
 from docutils import nodes
+from nbdev_cells import assets_where
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -405,15 +406,10 @@ def put_map(app, doctree, docname):
             node.replace_self([])
 
 
-def add_assets(app, pagename, templatename, context, doctree):
-    if doctree is not None and 'class="model-map"' in context.get("body", ""):
-        app.add_css_file("model_map.css")
-
-
 def setup(app):
     app.setup_extension("nbdev_cells")
     app.add_node(model_map)
     app.add_directive("model-map", ModelMap)
     app.connect("doctree-resolved", put_map)
-    app.connect("html-page-context", add_assets)
+    app.connect("html-page-context", assets_where('class="model-map"', "model_map.css"))
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

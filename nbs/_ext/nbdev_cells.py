@@ -426,6 +426,18 @@ class Facts(SphinxDirective):
 
 
 # ---------------------------------------------------------------- set-up
+def assets_where(mark: str, style: str, script: str = ""):
+    "A listener: the style and the script go to the pages that hold the mark, and to no other."
+
+    def add(app, pagename, templatename, context, doctree):
+        if doctree is not None and mark in context.get("body", ""):
+            app.add_css_file(style)
+            if script:
+                app.add_js_file(script, loading_method="defer")
+
+    return add
+
+
 def drop_thebe(app):
     "Jupyter Book always loads Thebe, from another host, and twice: the book is complete without it."
     for event, listeners in app.events.listeners.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from concordance import heading_link, short_title
 from docutils import nodes
 from markdown_it import MarkdownIt
-from nbdev_cells import tomllib
+from nbdev_cells import assets_where, tomllib
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -146,18 +146,11 @@ def write_count(app, docname, source):
         source[0] = source[0].replace("<!-- questions -->", str(len(load(Path(app.srcdir, QUIZ)))))
 
 
-def add_assets(app, pagename, templatename, context, doctree):
-    "The script and the style go to the page with the questions, and to no other."
-    if doctree is not None and 'class="quiz"' in context.get("body", ""):
-        app.add_css_file("quiz.css")
-        app.add_js_file("quiz.js", loading_method="defer")
-
-
 def setup(app):
     app.setup_extension("nbdev_cells")
     app.add_node(quiz)
     app.add_directive("quiz", Quiz)
     app.connect("source-read", write_count)
     app.connect("doctree-resolved", put_quiz)
-    app.connect("html-page-context", add_assets)
+    app.connect("html-page-context", assets_where('class="quiz"', "quiz.css", "quiz.js"))
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
