@@ -7,9 +7,9 @@ import torchvision
 from typer.testing import CliRunner
 
 import detr_lit
-from detr_lit.cli import app, open_data
+from detr_lit.cli import app, find_in_files, find_pictures, in_batches, open_data
 from detr_lit.data import ToyDetectionDataset
-from detr_lit.detr import bundled
+from detr_lit.detr import DETR, bundled
 from detr_lit.voc import write_voc
 
 
@@ -138,3 +138,53 @@ def test_unknown_weights(picture, monkeypatch):
 
 def test_shipped_weights_are_there():
     assert bundled("toy") is not None
+
+
+def test_pictures_by_file_folder_pattern_and_list(tmp_path):
+    for name in ("b.png", "a.JPG", "x/c.webp", "x/readme.txt", "[odd].png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    def names(*words, lines=()): return [p.name for p in find_pictures(map(str, words), lines)]
+    assert names(tmp_path) == ["[odd].png", "a.JPG", "b.png", "c.webp"]
+    assert names(tmp_path / "**/*.webp", tmp_path / "b.png") == ["c.webp", "b.png"]
+    assert names(tmp_path / "[odd].png") == ["[odd].png"]               # a file whose name looks like a pattern
+    assert names("-", "last.png", lines=["one.png\n", "\n", " two.png \n"]) == ["one.png", "two.png", "last.png"]
+    for empty in (tmp_path / "*.gif", tmp_path / "y"):
+        if empty.name == "y": empty.mkdir()
+        with pytest.raises(ValueError, match="no picture there"): names(empty)
+
+
+def test_detections_do_not_depend_on_the_company(tmp_path):
+    data, sizes = ToyDetectionDataset(10, split="test"), [(128, 128), (128, 128), (96, 128), (128, 128), (200, 150)]
+    files = [tmp_path / f"{i}.png" for i in range(len(sizes))]
+    for i, (file, size) in enumerate(zip(files, sizes)):
+        torchvision.utils.save_image(torch.nn.functional.interpolate(data[i][0][None], size), file)
+    model, failed = DETR.from_pretrained("toy"), []
+    alone = [list(find_in_files(model, [f], short=128, failed=failed))[0] for f in files]
+    together = list(find_in_files(model, [files[0], tmp_path / "none.png", *files[1:]], short=128, batch_size=2, failed=failed))
+    assert [f for f, _, _ in together] == files and len(failed) == 1 and "none.png" in failed[0]
+    for (_, photo, a), (_, _, b), size in zip(alone, together, sizes):
+        assert photo.shape[1:] == size and len(a["boxes"]) > 0
+        assert torch.allclose(a["boxes"], b["boxes"], atol=1e-2) and torch.equal(a["labels"], b["labels"])
+    large, small = alone[4], list(find_in_files(model, [files[4]], failed=failed))[0]
+    assert large[2]["boxes"].max() > 128 and small[1].shape == (3, 200, 150)
+
+
+def test_batches_hold_one_size_and_no_more_than_asked(tmp_path):
+    sizes = [(20, 30)] * 3 + [(30, 20)] + [(20, 30)]
+    for i, size in enumerate(sizes): torchvision.utils.save_image(torch.rand(3, *size), tmp_path / f"{i}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    assert [[p.name[0] for p, _, _ in b] for b in in_batches(files, 2, None, [])] == [["0", "1"], ["2"], ["3"], ["4"]]
+    seen = next(in_batches(files[3:], 2, 40, []))[0][2]
+    assert seen.shape == (3, 60, 40)
+
+
+def test_detect_in_half_precision_from_a_list(tmp_path, picture):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / picture.name).write_bytes(picture.read_bytes())
+    names = f"{picture}\n{tmp_path / 'b' / picture.name}\n"
+    result = CliRunner().invoke(app, ["detect", "-", "--half", "--json", "--device", "cpu", "--out", str(tmp_path / "out")], input=names)
+    rows = [json.loads(line) for line in result.output.splitlines() if line.startswith("{")]
+    assert result.exit_code == 0 and len(rows) == 2 and rows[0]["detections"] == rows[1]["detections"] != []
+    assert len(list((tmp_path / "out").iterdir())) == 2                  # the same name twice: none is written over
+    assert run("detect", picture, "--device", "abacus") == (1, "error: device is 'abacus'; it must be auto, cpu, cuda, or another name of torch's\n")
