@@ -218,7 +218,7 @@ def test_another_training_s_checkpoint_is_refused(tmp_path):
     quick(2, out=tmp_path)
     with pytest.raises(ValueError, match="another training: seed is 0, wanted 1"):
         quick(2, out=tmp_path, resume=True, seed=1)
-    with pytest.raises(ValueError, match="recipe is"):
+    with pytest.raises(ValueError, match="another training: recipe.lr is 0.001, wanted 0.002"):
         quick(2, out=tmp_path, resume=True, recipe=Recipe(model=TINY, lr=2e-3))
 
 
