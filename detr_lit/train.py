@@ -558,8 +558,7 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
                resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100, save_minutes: int | float = 0,
                accumulate: int = 1, num_workers: int = 0, device: str | None = None, progress: bool = True,
-               tensorboard: bool = False, measure: Callable[[int, DETR], dict[str, Any]] | None = None
-               ) -> tuple[DETR, list[dict[str, int | float]]]:
+               tensorboard: bool = False, measure: Callable[[int, DETR], dict] | None = None) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,9 +200,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_accumulating_trains_like_the_whole_batch():
-    ask = dict(recipe=jobs.RECIPE, data=jobs.data(), progress=False, device="cpu", log_every=1)
+    ask = dict(recipe=replace(jobs.RECIPE, clip=0.1), data=jobs.data(), progress=False, device="cpu", log_every=1)     # Adam blows up rounding
     (a, one), (b, parts) = (train_detr(4, 6, accumulate=k, **ask) for k in (1, 3))
-    for x, y in zip(a.state_dict().values(), b.state_dict().values()): torch.testing.assert_close(x, y, rtol=1e-3, atol=2e-4)
+    for x, y in zip(a.state_dict().values(), b.state_dict().values()): torch.testing.assert_close(x, y, rtol=1e-3, atol=2e-5)
     assert [r["total"] for r in one] == pytest.approx([r["total"] for r in parts], rel=1e-4)
 
 

@@ -15,5 +15,5 @@ export MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun --kill-on-bad-exit=1 bash -c "accelerate launch \
     --multi_gpu --num_machines $SLURM_NNODES --num_processes $((SLURM_NNODES * gpus)) --machine_rank \$SLURM_PROCID \
     --main_process_ip $MASTER --main_process_port 29500 --mixed_precision no --dynamo_backend no \
-    -m detr_lit.train --data ${DATA:-toy} --recipe paper --steps ${STEPS:-550000} --batch-size 64 \
+    -m detr_lit.train --data ${DATA:-toy} --recipe paper --steps ${STEPS:-554470} --batch-size 64 \
     --workers 6 --out $out --resume"
