@@ -665,7 +665,7 @@ def plot_run(folder: str | Path) -> Figure:
     rows = [{k: v for k, v in row.items() if v is not None} for row in rows]
     if not rows: raise ValueError(f"{folder} holds no row yet; the first comes after `log_every` steps")
     figure = Figure(figsize=(7, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharex=True)
     for key in ("loss_class", "loss_bbox", "loss_giou"): left.plot(*curve(rows, key), lw=1, label=key.removeprefix("loss_"))
     for key in ("AP", "AP50"): right.plot(*curve(rows, key), marker=".", label=key)
     left.set(xlabel="step", title="losses of the last layer", ylim=(0, None))
