@@ -43,7 +43,8 @@ def one_step(recipe, batch_size, accumulate):
     team = make_team("cpu", accumulate)
     trainer = Trainer(DETR(3, **recipe.model), recipe, team.device, team)
     seen = trainer.step(next(make_loader(data(), batch_size, 0, 0, 1, team, 0)))
-    return team.report(trainer.criterion, *seen), {k.removeprefix("module."): p.grad for k, p in trainer.whole.named_parameters() if p.grad is not None}
+    gradients = {k.removeprefix("module."): p.grad for k, p in trainer.whole.named_parameters() if p.grad is not None}
+    return team.report(trainer.criterion, *seen), gradients
 
 
 def steps(size):
@@ -61,8 +62,9 @@ def stop(done, model):
 
 
 def run(folder, recipe=RECIPE, **more):
-    return train_detr(6, 5, recipe=replace(recipe, average=0.5, clip=0.1), progress=False, device="cpu", log_every=1, save_every=2, **dict(
-        data=data(), val=ToyDetectionDataset(55, image_size=32, split="val"), eval_every=3, out=folder) | more)
+    plan = dict(recipe=replace(recipe, average=0.5, clip=0.1), progress=False, device="cpu", log_every=1, save_every=2,
+                data=data(), val=ToyDetectionDataset(55, image_size=32, split="val"), eval_every=3, out=folder)
+    return train_detr(6, 5, **plan | more)
 
 
 def whole_run(folder):
@@ -101,15 +103,16 @@ def dies(folder):
     return run(folder / "torn", val=None)[1]
 
 
-JOBS = {2: dict(steps=lambda f: steps(2), whole_run=whole_run, resumed=resumed, dropped=dropped), 4: dict(steps=lambda f: steps(4)),
-        0: dict(dies=dies)}
+JOBS = {2: dict(steps=lambda f: steps(2), whole_run=whole_run, resumed=resumed, dropped=dropped),
+        4: dict(steps=lambda f: steps(4)), 0: dict(dies=dies)}
 
 
 def work(folder, size, rank=0):
     torch.set_num_threads(1)
     if size:
         os.environ |= dict(WORLD_SIZE=str(size), RANK=str(rank))
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size, timeout=timedelta(minutes=5))
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size,
+                                timeout=timedelta(minutes=5))
     said = {name: job(folder / name) for name, job in JOBS[size].items()}
     if rank == 0: torch.save(said, folder / "said.pt")
     if dist.is_initialized(): dist.destroy_process_group()

@@ -290,7 +290,8 @@ PARTS = [
     (lambda L: L.train.Recipe(muon=nan), "muon is nan"),
     (lambda L: L.train.Recipe(warmup=-1), "warmup is -1"),
     (lambda L: L.train.Muon([torch.nn.Parameter(torch.zeros(3))]), r"params hold the shapes \[\[3\]\]"),
-    *[(lambda L, k=k: train(L, **{k: 0}), f"{k} is 0") for k in ("num_steps", "batch_size", "log_every", "save_every", "accumulate")],
+    *[(lambda L, k=k: train(L, **{k: 0}), f"{k} is 0")
+      for k in ("num_steps", "batch_size", "log_every", "save_every", "accumulate")],
     (lambda L: train(L, accumulate=3), "batch_size is 2; 1 processes x accumulate 3 want 3"),
     (lambda L: L.train.plot_run("nowhere"), "nowhere holds neither log.jsonl nor run.json"),
     (lambda L: L.launch.split((torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8), [target(), target()]), 3), "parts is 3"),

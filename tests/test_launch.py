@@ -55,7 +55,8 @@ def same_as_alone(steps, size):
         assert report == pytest.approx(alone, rel=1e-5, abs=1e-5), name
         assert gradients.keys() == whole.keys()
         longest = max(g.abs().max() for g in whole.values())
-        for k, g in whole.items(): torch.testing.assert_close(gradients[k], g, rtol=1e-4, atol=1e-6 * longest.item(), msg=f"{name}: {k}")
+        for k, g in whole.items():
+            torch.testing.assert_close(gradients[k], g, rtol=1e-4, atol=1e-6 * longest.item(), msg=f"{name}: {k}")
 
 
 @pytest.mark.slow
@@ -117,7 +118,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole():
 
 
 def test_parts_divide_what_the_loss_divides_by():
-    "The class weight of a part, told from the targets alone, is what `class_loss` divides by; more objects than queries count once each."
+    "Told from the targets alone; of more objects than queries only as many as there are queries have one."
     targets = [[dict(labels=torch.ones(m, dtype=torch.long)) for m in part] for part in ((3, 0), (7,), (0, 0))]
     shares = parts_of(targets, 5, 0.2, CPU)
     weight = [3 + 7 * 0.2, 5.0, 10 * 0.2]
@@ -200,7 +201,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_accumulating_trains_like_the_whole_batch():
-    ask = dict(recipe=replace(jobs.RECIPE, clip=0.1), data=jobs.data(), progress=False, device="cpu", log_every=1)     # Adam blows up rounding
+    gentle = replace(jobs.RECIPE, clip=0.1)                                   # or Adam would blow up rounding errors
+    ask = dict(recipe=gentle, data=jobs.data(), progress=False, device="cpu", log_every=1)
     (a, one), (b, parts) = (train_detr(4, 6, accumulate=k, **ask) for k in (1, 3))
     for x, y in zip(a.state_dict().values(), b.state_dict().values()): torch.testing.assert_close(x, y, rtol=1e-3, atol=2e-5)
     assert [r["total"] for r in one] == pytest.approx([r["total"] for r in parts], rel=1e-4)

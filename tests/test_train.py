@@ -309,7 +309,8 @@ def files(folder): return sorted(f.relative_to(folder).as_posix() for f in folde
 def test_a_folder_holds_checkpoint_log_best_and_weights(tmp_path):
     _, history = quick(4, out=tmp_path, val=small(4, split="val"), eval_every=2, log_every=1)
     weights = ["config.json", "model.safetensors"]
-    assert files(tmp_path) == sorted(["checkpoint.pt", "lock", "log.jsonl", *(f"{d}/{f}" for d in ("best", "weights") for f in weights)])
+    kept = [f"{d}/{f}" for d in ("best", "weights") for f in weights]
+    assert files(tmp_path) == sorted(["checkpoint.pt", "lock", "log.jsonl", *kept])
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [1, 2, 3, 4]
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in history]
@@ -324,7 +325,12 @@ def test_best_is_the_highest_and_nan_is_none():
 
 def test_best_keeps_the_weights_of_its_step(tmp_path, monkeypatch):
     aps, kept = iter([0.1, 0.5, 0.3]), []
-    monkeypatch.setattr("detr_lit.train.evaluate", lambda model, data: kept.append(model.query_embed.weight.clone()) or dict(AP=next(aps), AP50=0.0))
+
+    def judged(model, data):
+        kept.append(model.query_embed.weight.clone())
+        return dict(AP=next(aps), AP50=0.0)
+
+    monkeypatch.setattr("detr_lit.train.evaluate", judged)
     quick(6, out=tmp_path, val=small(2), eval_every=2)
     best, last = (DETR.from_pretrained(tmp_path / name).query_embed.weight for name in ("best", "weights"))
     assert torch.equal(best, kept[1]) and torch.equal(last, kept[2])
@@ -426,7 +432,8 @@ def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
 def test_plot_of_a_run(tmp_path):
     quick(4, out=tmp_path, val=small(2, split="val"), eval_every=2, log_every=1)
     left, right = plot_run(tmp_path).axes
-    assert [len(line.get_xdata()) for line in left.lines] == [4, 4, 4] and [list(line.get_xdata()) for line in right.lines] == [[2, 4]] * 2
+    assert [len(line.get_xdata()) for line in left.lines] == [4, 4, 4]
+    assert [list(line.get_xdata()) for line in right.lines] == [[2, 4]] * 2
     assert plot_run(Path(__file__).parents[1] / "nbs/runs/toy-laptop-0").axes[1].lines[1].get_ydata()[-1] > 0.9
 
 
