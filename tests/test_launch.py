@@ -83,6 +83,12 @@ def test_two_processes_resume_to_the_bit_with_dropout_and_batch_norm(two): asser
 
 
 @pytest.mark.slow
+def test_two_processes_judge_as_one(two):
+    alone = jobs.judged()
+    assert alone["AP50"] > 0.8 and two["judged"] == pytest.approx(alone, rel=0, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.slow
 def test_processes_drop_different_numbers(two):
     a, b = two["dropped"]
     assert not torch.equal(a, b)
