@@ -64,7 +64,8 @@ class Denoising(Helper):
         each = torch.arange(int(real.sum()))
         terms = layer_terms(logits[:, None, real], boxes[:, None, real], [dict(labels=labels[real], boxes=objects[real])],
                             [(each, each)] * len(logits), criterion.class_weight)
-        return torch.stack([criterion.weights[k] * v.sum() for k, v in terms.items()]).sum()
+        part = criterion.part["loss_bbox"]               # every copy is an object, so classes are divided by these, too
+        return torch.stack([part * criterion.weights[k] * v.sum() for k, v in terms.items()]).sum()
 
 
 HELPERS["denoising"] = Denoising

@@ -2,27 +2,27 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'LAPTOP', 'HELPERS', 'SHOWN', 'Recipe', 'orthogonal', 'Muon', 'quick_bf16', 'make_optimizers', 'Batches',
-           'precision', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'Helper', 'make_helper', 'part',
-           'add_up', 'follow', 'Trainer', 'new_model', 'same_classes', 'restore', 'report', 'as_json', 'find_recipe',
-           'check_plan', 'train_detr', 'checksum', 'versions', 'known', 'load_or_train', 'curve']
+           'precision', 'save_checkpoint', 'read_checkpoint', 'differences', 'load_checkpoint', 'Helper', 'make_helper',
+           'part', 'add_up', 'follow', 'Whole', 'Alone', 'Trainer', 'new_model', 'same_classes', 'find_recipe',
+           'check_plan', 'random_state', 'set_random_state', 'restore', 'as_json', 'describe', 'locked', 'lock_file',
+           'Log', 'save_weights', 'is_best', 'Keeper', 'make_team', 'make_loader', 'train_detr', 'checksum', 'versions',
+           'known', 'load_or_train', 'curve', 'plot_run', 'is_first', 'main']
 
 # %% ../nbs/09_train.ipynb #1bd6f843
-import hashlib
-import json
-import math
-import os
-import platform
-import time
+import hashlib, json, math, os, platform, shutil, sys, time, warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Sampler
@@ -176,9 +176,13 @@ def make_optimizers(model: DETR, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 # %% ../nbs/09_train.ipynb #4352d5c6
 class Batches(Sampler):
-    "The sample numbers of each step's batch, `start` to `stop`: n samples, shuffled anew for every pass."
-    def __init__(self, n: int, batch_size: int, seed: int, start: int, stop: int):
+    """The sample numbers of each step's batch, `start` to `stop`: n samples, shuffled anew for every pass.
+
+    Of several processes that share a batch, number `rank` of `size` gets every size-th of its samples.
+    """
+    def __init__(self, n: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, size: int = 1):
         self.n, self.batch_size, self.seed, self.start, self.stop = n, batch_size, seed, start, stop
+        self.rank, self.size = rank, size
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -193,7 +197,7 @@ class Batches(Sampler):
                     shuffler = torch.Generator().manual_seed(1_000_003 * self.seed + known)
                     order = torch.randperm(self.n, generator=shuffler)
                 batch.append(int(order[i % self.n]))
-            yield batch
+            yield batch[self.rank::self.size]
 
 # %% ../nbs/09_train.ipynb #4e379d93
 @contextmanager
@@ -206,11 +210,19 @@ def precision(device: torch.device, bf16: bool) -> Iterator[None]:
 
 # %% ../nbs/09_train.ipynb #12f8a41b
 def save_checkpoint(path: Path, **state: Any) -> None:
-    "Write a checkpoint beside `path` and rename it: a killed run leaves the old one or the new, never half."
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint beside `path` and rename it: a killed run leaves the old one or the new, never half.
+
+    Raises OSError, with the reason, if it can't be written: no room, no right. The old one is still there then.
+    """
     part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:                   # torch's own writer raises the second
+        with suppress(OSError): part.unlink(missing_ok=True)
+        old = "the one before it is whole" if path.exists() else "there is none before it"
+        raise OSError(f"the checkpoint {path} can't be written ({error}); {old}") from error
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -222,11 +234,19 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
+def differences(found: dict[str, Any], wanted: dict[str, Any], name: str = "") -> Iterator[str]:
+    "Where two descriptions differ, in words."
+    for k in {**found, **wanted} if name else wanted:
+        a, b = found.get(k), wanted.get(k)
+        if isinstance(a, dict) and isinstance(b, dict): yield from differences(a, b, f"{name}{k}.")
+        elif a != b: yield f"{name}{k} is {a!r}, wanted {b!r}"
+
+
 def load_checkpoint(path: Path, this: dict[str, Any], device: torch.device) -> dict[str, Any]:
     "Read a checkpoint of `train_detr`. ValueError as `read_checkpoint` and, with what differs, for another training's."
     state = read_checkpoint(path, device)
     if "this" not in state: raise ValueError(f"{path} is no checkpoint of `train_detr`")
-    differ = [f"{k} is {state['this'].get(k)!r}, wanted {v!r}" for k, v in this.items() if state["this"].get(k) != v]
+    differ = [*differences({"data": this.get("data")} | state["this"], this)]         # old ones say nothing of the data
     if differ: raise ValueError(f"{path} is the checkpoint of another training: " + "; ".join(differ))
     return state
 
@@ -274,27 +294,65 @@ def follow(model: nn.Module, average: nn.Module, keep: float) -> None:
         mean.lerp_(now, 1 - keep) if mean.is_floating_point() else mean.copy_(now)
 
 # %% ../nbs/09_train.ipynb #869026f8
+class Whole(nn.Module):
+    "Model, helper and loss in one: images, mask and targets in; losses, outputs and targets out."
+    def __init__(self, model: DETR, helper: Helper, criterion: DetrLoss, recipe: Recipe):
+        super().__init__()
+        self.model, self.helper, self.criterion, self.recipe = model, helper, criterion, recipe
+
+    def forward(self, images: Tensor, mask: Tensor, targets: list) -> tuple[dict[str, Tensor], dict[str, Any], list]:
+        device, n = self.model.query_embed.weight.device, self.model.num_queries
+        images = images.to(device, memory_format=torch.channels_last)
+        check_targets(targets, 10**9 if self.recipe.surplus else n, self.model.num_classes)  # before norms count
+        targets = [{k: v.to(device) for k, v in t.items()} for t in targets]
+        with precision(device, self.recipe.bf16):
+            outputs = self.model(images, mask.to(device) if mask.any() else None, extra=self.helper.ask(targets))
+        if not self.recipe.aux_loss: outputs = outputs | dict(aux_outputs=[])
+        return *add_up(outputs, targets, n, self.criterion, self.helper), targets
+
+# %% ../nbs/09_train.ipynb #d07855e1
+class Alone:
+    "How one process works on a batch. `detr_lit.launch.Team` is for several, and for a batch in several parts."
+    rank, size, accumulate = 0, 1, 1
+
+    def __init__(self, device: torch.device): self.device = device
+
+    def spread(self, whole: Whole) -> nn.Module: return whole
+
+    def gradient(self, whole: nn.Module, batch: tuple) -> tuple[dict[str, Tensor], dict[str, Any], list]:
+        "Add a batch's gradient to that of the parameters -> (losses, outputs, targets)."
+        losses, outputs, targets = whole(*batch)
+        losses["total"].backward()
+        return losses, outputs, targets
+
+    def report(self, criterion: DetrLoss, losses: dict[str, Tensor], outputs: dict[str, Any], targets: list) -> dict[str, float]:
+        "Losses and statistics as plain numbers."
+        pairs = criterion.matcher(outputs, targets)
+        return {k: v.item() for k, v in losses.items()} | set_statistics(outputs, targets, pairs)
+
+    def scores(self, model: DETR, data: Any) -> dict[str, float]: return evaluate(model, data)
+
+    def gather(self, value: Any) -> list:
+        "Everybody's value, process by process."
+        return [value]
+
+# %% ../nbs/09_train.ipynb #f77c5863
 class Trainer:
     "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch. `result` is to be kept."
-    def __init__(self, model: DETR, recipe: Recipe, device: torch.device):
-        self.recipe, self.device, matcher = recipe, device, HungarianMatcher(recipe.cost_class, surplus=recipe.surplus)
+    def __init__(self, model: DETR, recipe: Recipe, device: torch.device, team: Alone | None = None):
+        self.recipe, self.team, matcher = recipe, team or Alone(device), HungarianMatcher(recipe.cost_class, surplus=recipe.surplus)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.criterion = DetrLoss(model.num_classes, matcher, noobj_weight=recipe.noobj_weight).to(device)
         self.optimizers, self.helper = make_optimizers(model, recipe), make_helper(model, **recipe.helper).to(device)
         self.result = deepcopy(self.model) if recipe.average else self.model
         self.optimizers[0].add_param_group(dict(params=[*self.helper.parameters()], initial_lr=recipe.lr))
+        self.device = device
+        self.whole = self.team.spread(Whole(self.model, self.helper, self.criterion, recipe))
 
     def step(self, batch: tuple, factor: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
-        images, mask, targets = batch[0].to(self.device, memory_format=torch.channels_last), *batch[1:]
-        check_targets(targets, 10**9 if self.recipe.surplus else self.model.num_queries, self.model.num_classes)  # before norms count
-        targets = [{k: v.to(self.device) for k, v in t.items()} for t in targets]
-        with precision(self.device, self.recipe.bf16):
-            outputs = self.model(images, mask.to(self.device) if mask.any() else None, extra=self.helper.ask(targets))
-        if not self.recipe.aux_loss: outputs = outputs | dict(aux_outputs=[])
-        losses, outputs = add_up(outputs, targets, self.model.num_queries, self.criterion, self.helper)
         for o in self.optimizers: o.zero_grad()
-        losses["total"].backward()
+        losses, outputs, targets = self.team.gradient(self.whole, batch)
         norm = nn.utils.clip_grad_norm_([*self.model.parameters(), *self.helper.parameters()], self.recipe.clip)
         if not (losses["total"] + norm).isfinite(): raise FloatingPointError("the loss or its gradient is not finite; try a smaller lr")
         for o in self.optimizers:
@@ -304,13 +362,11 @@ class Trainer:
         return losses | dict(grad_norm=norm), outputs, targets
 
     def state(self) -> dict[str, Any]:
-        return dict(model=self.model.state_dict(), result=self.result.state_dict(),
-                    helper=self.helper.state_dict(), optimizers=[o.state_dict() for o in self.optimizers], rng=torch.get_rng_state())
+        return dict(model=self.model.state_dict(), result=self.result.state_dict(), helper=self.helper.state_dict(),
+                    optimizers=[o.state_dict() for o in self.optimizers],
+                    rng=torch.stack(self.team.gather(random_state(self.device))).squeeze(0))
 
 # %% ../nbs/09_train.ipynb #9ac2ec4f
-SHOWN = ("loss_class", "loss_bbox", "loss_giou", "no_object", "cardinality_error", "AP50")
-
-
 def new_model(data: Any, recipe: Recipe, seed: int) -> DETR:
     "An untrained model for a data set, with its class names and, if it has an `image_size`, its window."
     side = getattr(data, "image_size", None)
@@ -325,36 +381,13 @@ def same_classes(model: DETR, data: Any) -> DETR:
     raise ValueError(f"the model knows {model.class_names}, the data have {list(data.class_names)}; see `refit`")
 
 
-def restore(trainer: Trainer, state: dict[str, Any] | None) -> tuple[int, float, list]:
-    "Back to a checkpoint, or to the beginning: (step, seconds, history). ValueError for another architecture's."
-    if state is None: return 0, 0.0, []
-    check_weights(trainer.model.state_dict(), state["model"], "the checkpoint")
-    trainer.model.load_state_dict(state["model"])
-    trainer.result.load_state_dict(state["result"])
-    trainer.helper.load_state_dict(state["helper"])
-    for o, s in zip(trainer.optimizers, state["optimizers"]): o.load_state_dict(s)
-    torch.set_rng_state(state["rng"].cpu())
-    return state["step"], state["seconds"], state["history"]
-
-# %% ../nbs/09_train.ipynb #1d0f39e2
-def report(trainer: Trainer, losses: dict[str, Tensor], outputs: dict[str, Any], targets: list) -> dict[str, float]:
-    "Losses and statistics as plain numbers."
-    pairs = trainer.criterion.matcher(outputs, targets)
-    return {k: v.item() for k, v in losses.items()} | set_statistics(outputs, targets, pairs)
-
-
-def as_json(value: Any) -> Any:
-    "A value as it comes back from a JSON file: tuples are lists."
-    return json.loads(json.dumps(value))
-
-
 def find_recipe(recipe: Recipe | str) -> Recipe:
     "A recipe by its name; a `Recipe` as it is."
     if isinstance(recipe, Recipe): return recipe
     if recipe not in RECIPES: raise ValueError(f"recipe is {recipe!r}; it must be a Recipe or one of {sorted(RECIPES)}")
     return RECIPES[recipe]
 
-# %% ../nbs/09_train.ipynb #a029f9f8
+
 def check_plan(data: Any, resume: bool, out: str | Path | None, **counts: int) -> None:
     "ValueError for counts below 1, for data without class names or samples, and for resuming from nowhere."
     for name, n in counts.items():
@@ -363,44 +396,206 @@ def check_plan(data: Any, resume: bool, out: str | Path | None, **counts: int) -
         raise ValueError(f"data is {data!r}; wanted a data set with `class_names`, and with one sample at least")
     if resume and out is None: raise ValueError("out is None, resume is True; wanted the folder of the checkpoint")
 
+# %% ../nbs/09_train.ipynb #1d0f39e2
+def random_state(device: torch.device) -> Tensor:
+    "The state of the random numbers in bytes: the processor's, and behind it the graphics card's."
+    card = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return torch.cat([torch.get_rng_state(), *card])
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    "Undo `random_state`; on another kind of device only the processor's part."
+    n = len(torch.get_rng_state())
+    torch.set_rng_state(state[:n].clone())
+    if device.type == "cuda" and len(state) > n: torch.cuda.set_rng_state(state[n:], device)
+
+
+def restore(trainer: Trainer, state: dict[str, Any] | None) -> tuple[int, float, list]:
+    "Back to a checkpoint, or to the beginning: (step, seconds, history). ValueError for another architecture's."
+    if state is None: return 0, 0.0, []
+    check_weights(trainer.model.state_dict(), state["model"], "the checkpoint")
+    trainer.model.load_state_dict(state["model"])
+    trainer.result.load_state_dict(state["result"])
+    trainer.helper.load_state_dict(state["helper"])
+    for o, s in zip(trainer.optimizers, state["optimizers"]): o.load_state_dict(s)
+    rows = torch.atleast_2d(state["rng"].cpu())                                  # one a process
+    if trainer.team.rank < len(rows): set_random_state(rows[trainer.team.rank], trainer.device)
+    return state["step"], state["seconds"], state["history"]
+
+
+def as_json(value: Any) -> Any:
+    "A value as it comes back from a JSON file: tuples are lists."
+    return json.loads(json.dumps(value))
+
+
+def describe(data: Any) -> dict[str, Any]:
+    "What a checkpoint remembers of a data set: kind, samples, classes and, if it has them, sizes, seed, `fingerprint`."
+    told = {k: getattr(data, k) for k in ("image_size", "seed", "fingerprint") if hasattr(data, k)}
+    return as_json(dict(kind=type(data).__name__, samples=len(data), classes=list(data.class_names)) | told)
+
 # %% ../nbs/09_train.ipynb #f8f485dd
+@contextmanager
+def locked(out: Path | None) -> Iterator[None]:
+    """Nobody else trains into a folder meanwhile: RuntimeError for who tries, OSError if nothing can be written there.
+
+    The kernel gives the lock back when its process ends, killed or not. Windows has no such lock; there it is left out.
+    """
+    if out is None:
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / "lock", "a+")
+    except OSError as error: raise OSError(f"out is {out}, where nothing can be written ({error})") from error
+    with file:
+        if find_spec("fcntl"): lock_file(file, out)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since {time.ctime()}")
+        file.flush()
+        yield
+
+
+def lock_file(file: Any, out: Path) -> None:
+    "Lock an open file for this process; RuntimeError if another has it, a warning where files can't be locked."
+    import fcntl
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise RuntimeError(f"{out} is in use by {file.read()}; wait for its end, or choose another out") from None
+    except OSError as error: warnings.warn(f"{out} can't be locked ({error}); see that nobody else trains there", stacklevel=3)
+
+# %% ../nbs/09_train.ipynb #bd040bb9
+class Log:
+    "The history as `log.jsonl` in a folder, row by row, for TensorBoard as well if wanted; for out=None nowhere."
+    def __init__(self, out: Path | None, history: list[dict[str, Any]], tensorboard: bool = False):
+        self.file = out and out / "log.jsonl"
+        self.board: Any = None
+        if self.file:
+            part = self.file.with_suffix(".part")
+            part.write_text("".join(map(self.line, history)))
+            os.replace(part, self.file)
+        if out and tensorboard:
+            if not find_spec("tensorboard"): raise ImportError("tensorboard is not installed: pip install 'detr-lit[tensorboard]'")
+            at = history[-1]["step"] + 1 if history else 0
+            self.board = import_module("torch.utils.tensorboard").SummaryWriter(str(out / "tensorboard"), purge_step=at)
+
+    def line(self, row: dict[str, Any]) -> str:
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        return json.dumps(plain) + "\n"
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self.file:
+            with open(self.file, "a") as file: file.write(self.line(row))
+        for k, v in row.items() if self.board else ():
+            if isinstance(v, int | float) and k != "step": self.board.add_scalar(k, v, row["step"])
+        if self.board: self.board.flush()
+
+# %% ../nbs/09_train.ipynb #9c03ea4a
+def save_weights(model: DETR, folder: Path) -> None:
+    "`save_pretrained`, each file written beside its place and renamed into it."
+    part = folder.with_name(folder.name + ".part")
+    model.save_pretrained(part)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(part.iterdir()): os.replace(file, folder / file.name)
+    shutil.rmtree(part)
+
+# %% ../nbs/09_train.ipynb #20b91f4f
+def is_best(history: list[dict[str, Any]]) -> bool:
+    "Whether the last row has the highest AP so far; a nan never has."
+    *before, last = [row.get("AP", math.nan) for row in history]
+    return last > max((ap for ap in before if not math.isnan(ap)), default=-1.0)
+
+
+class Keeper:
+    "What a training leaves in `out` (None: nothing): lock, checkpoint.pt, log.jsonl, best and, at the end, weights."
+    def __init__(self, out: str | Path | None, this: dict[str, Any], trainer: Trainer, minutes: int | float, tensorboard: bool):
+        self.out, self.this, self.trainer, self.minutes = Path(out) if out else None, this, trainer, minutes
+        self.folder = self.out if trainer.team.rank == 0 else None             # for who writes
+        self.saved, self.tensorboard = time.monotonic(), tensorboard
+
+    def begin(self, resume: bool) -> tuple[int, float, list]:
+        file, trainer = (self.out or Path()) / "checkpoint.pt", self.trainer
+        found = trainer.team.gather(bool(self.out and resume and file.exists()))
+        if len(set(found)) > 1: raise ValueError(f"out is {self.out}; process {found.index(False)} sees no checkpoint there, others do")
+        state = restore(trainer, load_checkpoint(file, self.this, trainer.device) if found[0] else None)
+        self.log = Log(self.folder, state[2], self.tensorboard)
+        return state
+
+    def add(self, history: list[dict[str, Any]]) -> None:
+        self.log.add(history[-1])
+        if self.folder and is_best(history): save_weights(self.trainer.result, self.folder / "best")
+
+    def late(self) -> bool:
+        "Whether the last checkpoint is too old, by the clock of the first process."
+        return self.minutes > 0 and self.trainer.team.gather(time.monotonic() - self.saved > 60 * self.minutes)[0]
+
+    def save(self, **progress: Any) -> None:
+        if not self.out: return
+        state, self.saved = self.trainer.state(), time.monotonic()
+        if self.folder: save_checkpoint(self.folder / "checkpoint.pt", this=self.this, **progress, **state)
+
+# %% ../nbs/09_train.ipynb #9a4422e1
+SHOWN = ("loss_class", "loss_bbox", "loss_giou", "no_object", "cardinality_error", "AP50")
+
+
+def make_team(device: str | None, accumulate: int = 1) -> Alone:
+    "This process alone, unless a launcher started more (it says so in WORLD_SIZE) or a batch comes in several parts."
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if accumulate == 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1: return Alone(where)
+    return import_module("detr_lit.launch").Team(where, accumulate)
+
+
+def make_loader(data: Any, batch_size: int, seed: int, start: int, stop: int, team: Alone, num_workers: int) -> Iterator[tuple]:
+    "This process's part of each step's batch. ValueError if there is not one sample for every part."
+    parts = team.size * team.accumulate
+    if batch_size < parts: raise ValueError(f"batch_size is {batch_size}; {team.size} processes x accumulate {team.accumulate} want {parts}")
+    batches = Batches(len(data), batch_size, seed, start, stop, team.rank, team.size)
+    return iter(DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=num_workers,
+                           generator=torch.Generator().manual_seed(seed + team.rank)))
+
+# %% ../nbs/09_train.ipynb #ebd57ae5
 def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | str = "laptop", data: Any = None,
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
-               resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100, num_workers: int = 0,
-               device: str | None = None, progress: bool = True, measure: Callable[[int, DETR], dict[str, Any]] | None = None
-               ) -> tuple[DETR, list[dict[str, int | float]]]:
+               resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100, save_minutes: int | float = 0,
+               accumulate: int = 1, num_workers: int = 0, device: str | None = None, progress: bool = True,
+               tensorboard: bool = False, measure: Callable[[int, DETR], dict] | None = None) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
     COCO's numbers every `eval_every` steps and at the end, and `measure`, a function of step and model to a dict of
     numbers, for whatever else you want to know then. model: one to go on with, trained in place; None for a new one.
-    out: folder for `checkpoint.pt` (every `save_every` steps) and, at the end, `weights`. resume: go on from that
-    checkpoint, to the weights that an undisturbed run has. Raises ValueError for an unknown recipe, a number below 1,
-    data without samples or class names, a model for other classes and another training's checkpoint,
-    FloatingPointError for a loss that is not finite.
+    out: folder for `checkpoint.pt` (every `save_every` steps, and every `save_minutes` if that is not 0), `log.jsonl`,
+    TensorBoard's files if `tensorboard`, `best` (the highest AP so far) and, at the end, `weights`. resume: go on from
+    that checkpoint, to the weights that an undisturbed run has. accumulate: parts in which a process works through its
+    images, for large batches in little memory. batch_size: images a step, over all processes.
+    Raises ValueError for an unknown recipe, a number below 1, data without samples or class names, a model for other
+    classes and another training's checkpoint, RuntimeError for a folder where another training writes, OSError for one
+    that can't be written, FloatingPointError for a loss that is not finite.
     """
-    check_plan(data, resume, out, num_steps=num_steps, batch_size=batch_size, log_every=log_every, save_every=save_every)
-    recipe, file = find_recipe(recipe), Path(out or ".") / "checkpoint.pt"
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_plan(data, resume, out, num_steps=num_steps, batch_size=batch_size, log_every=log_every, save_every=save_every,
+               accumulate=accumulate)
+    recipe, team = find_recipe(recipe), make_team(device, accumulate)
     data = ToyDetectionDataset(1_000_000, seed=seed) if data is None else data
-    trainer = Trainer(new_model(data, recipe, seed) if model is None else same_classes(model, data), recipe, where)
-    this = as_json(dict(recipe=asdict(recipe), num_steps=num_steps, batch_size=batch_size, seed=seed))
-    start, seconds, history = restore(trainer, load_checkpoint(file, this, where) if resume and file.exists() else None)
-    loader = iter(DataLoader(data, batch_sampler=Batches(len(data), batch_size, seed, start, num_steps), collate_fn=collate,
-                             num_workers=num_workers, generator=torch.Generator().manual_seed(seed)))
-    bar = tqdm(range(start, num_steps), initial=start, total=num_steps, disable=not progress, unit="step")
-    for step in bar:
-        began, done = time.perf_counter(), step + 1
-        losses, outputs, targets = trainer.step(next(loader), recipe.factor(step, num_steps))
-        seconds += time.perf_counter() - began
-        look = val is not None and (done == num_steps or (eval_every > 0 and done % eval_every == 0))
-        if look or done % log_every == 0 or done == num_steps:
-            scores = evaluate(trainer.result, val) | (measure(done, trainer.result) if measure else {}) if look else {}
-            history.append(dict(step=done, seconds=seconds) | report(trainer, losses, outputs, targets) | scores)
-            bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
-        if out and (done % save_every == 0 or done == num_steps):
-            save_checkpoint(file, this=this, step=done, seconds=seconds, history=history, **trainer.state())
-    if out: trainer.result.save_pretrained(Path(out) / "weights")
+    trainer = Trainer(new_model(data, recipe, seed) if model is None else same_classes(model, data), recipe, team.device, team)
+    this = as_json(dict(recipe=asdict(recipe), num_steps=num_steps, batch_size=batch_size, seed=seed, data=describe(data)))
+    keeper = Keeper(out, this, trainer, save_minutes, tensorboard)
+    def due(every: int) -> bool: return done == num_steps or (every > 0 and done % every == 0)
+    with locked(keeper.folder):
+        start, seconds, history = keeper.begin(resume)
+        loader = make_loader(data, batch_size, seed, start, num_steps, team, num_workers)
+        bar = tqdm(range(start, num_steps), initial=start, total=num_steps, disable=not progress or team.rank > 0, unit="step")
+        for step in bar:
+            began, done = time.perf_counter(), step + 1
+            seen = trainer.step(next(loader), recipe.factor(step, num_steps))
+            seconds += time.perf_counter() - began
+            look = val is not None and due(eval_every)
+            if look or due(log_every):
+                scores = team.scores(trainer.result, val) | (measure(done, trainer.result) if measure else {}) if look else {}
+                history.append(dict(step=done, seconds=seconds) | team.report(trainer.criterion, *seen) | scores)
+                keeper.add(history)
+                bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
+            if due(save_every) or keeper.late(): keeper.save(step=done, seconds=seconds, history=history)
+        if keeper.folder: save_weights(trainer.result, keeper.folder / "weights")
     return trainer.result.eval(), history
 
 # %% ../nbs/09_train.ipynb #3ed550a5
@@ -456,3 +651,41 @@ def curve(run: dict[str, Any] | list[dict[str, Any]], y: str, x: str = "step") -
     "The rows of a run's history (or of a history) that have y: (xs, ys)."
     rows = [r for r in (run["history"] if isinstance(run, dict) else run) if y in r]
     return [r[x] for r in rows], [r[y] for r in rows]
+
+# %% ../nbs/09_train.ipynb #234f84d2
+def plot_run(folder: str | Path) -> Figure:
+    """The losses and, if it was judged, the AP of a training, from `log.jsonl` or `run.json` in its folder.
+
+    FileNotFoundError if neither is there, ValueError if they hold no rows, or rows that can't be read.
+    """
+    log, stored = Path(folder) / "log.jsonl", Path(folder) / "run.json"
+    if not (log.exists() or stored.exists()): raise FileNotFoundError(f"{folder} holds neither log.jsonl nor run.json")
+    try: rows = [*map(json.loads, log.read_text().splitlines())] if log.exists() else json.loads(stored.read_text())["history"]
+    except (ValueError, KeyError, TypeError) as error: raise ValueError(f"{folder} holds a damaged log ({error!r:.80})") from error
+    rows = [{k: v for k, v in row.items() if v is not None} for row in rows]
+    if not rows: raise ValueError(f"{folder} holds no row yet; the first comes after `log_every` steps")
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for key in ("loss_class", "loss_bbox", "loss_giou"): left.plot(*curve(rows, key), lw=1, label=key.removeprefix("loss_"))
+    for key in ("AP", "AP50"): right.plot(*curve(rows, key), marker=".", label=key)
+    left.set(xlabel="step", title="losses of the last layer", ylim=(0, None))
+    right.set(xlabel="step", title="held-out pictures" if curve(rows, "AP")[0] else "never judged", ylim=(0, 1))
+    for ax in (left, right): ax.legend()
+    return figure
+
+# %% ../nbs/09_train.ipynb #59302f9f
+def is_first() -> bool:
+    "Whether this process is the one that writes and prints: the first of those that a launcher started, or the only one."
+    return dist.get_rank() == 0 if dist.is_available() and dist.is_initialized() else os.environ.get("RANK", "0") == "0"
+
+
+def main() -> None:
+    "`python -m detr_lit.train ...`, `accelerate launch -m detr_lit.train ...`: the command `detr-lit train ...`."
+    try: import_module("detr_lit.cli").app(["train", *sys.argv[1:]])
+    except SystemExit as end:
+        if not end.code and dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
+        raise
+
+# %% ../nbs/09_train.ipynb #171e4212
+#| eval: false
+if __name__ == "__main__": main()

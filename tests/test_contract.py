@@ -24,7 +24,7 @@ from torch import nan, tensor
 from typer.testing import CliRunner
 
 MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates",
-           "encoder", "evaluate", "export", "gaze", "heads", "inference", "ladder", "layers", "loss", "matcher",
+           "encoder", "evaluate", "export", "gaze", "heads", "inference", "ladder", "launch", "layers", "loss", "matcher",
            "position", "pretrained", "queries", "specialisation", "speed", "train", "voc")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
@@ -290,7 +290,11 @@ PARTS = [
     (lambda L: L.train.Recipe(muon=nan), "muon is nan"),
     (lambda L: L.train.Recipe(warmup=-1), "warmup is -1"),
     (lambda L: L.train.Muon([torch.nn.Parameter(torch.zeros(3))]), r"params hold the shapes \[\[3\]\]"),
-    *[(lambda L, k=k: train(L, **{k: 0}), f"{k} is 0") for k in ("num_steps", "batch_size", "log_every", "save_every")],
+    *[(lambda L, k=k: train(L, **{k: 0}), f"{k} is 0")
+      for k in ("num_steps", "batch_size", "log_every", "save_every", "accumulate")],
+    (lambda L: train(L, accumulate=3), "batch_size is 2; 1 processes x accumulate 3 want 3"),
+    (lambda L: L.train.plot_run("nowhere"), "nowhere holds neither log.jsonl nor run.json"),
+    (lambda L: L.launch.split((torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8), [target(), target()]), 3), "parts is 3"),
     (lambda L: train(L, data=[(image(), target())]), "data is .*class_names"),
     (lambda L: train(L, data=Sized()), "one sample at least"),
     (lambda L: train(L, resume=True), "out is None"),
@@ -444,7 +448,9 @@ def test_a_checkpoint_of_another_architecture_lists_what_differs(lib, tmp_path):
     before = file.read_bytes()
     two = lib.data.ToyDetectionDataset(8, image_size=64, max_objects=2, num_classes=2)
     refused(lambda: train(lib, out=tmp_path, resume=True, data=two),
-            r"another architecture: 2 of its weights differ. heads.class_head.bias: \[4\] in the file, \[3\]")
+            r"another training: data.classes is .*'triangle'\], wanted \['rectangle', 'ellipse'\]")
+    wide = lib.detr.DETR(3, class_names=list(two.class_names) + ["triangle"], **SMALL | dict(dim_ff=64))
+    refused(lambda: train(lib, out=tmp_path, resume=True, model=wide), r"another architecture: \d+ of its weights differ")
     assert file.read_bytes() == before
 
 

@@ -2,6 +2,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +16,23 @@ from detr_lit.detr import DETR
 from detr_lit.train import (
     RECIPES,
     Batches,
+    Log,
     Muon,
     Recipe,
     Trainer,
     as_json,
     curve,
+    describe,
     find_recipe,
+    is_best,
+    is_first,
     load_checkpoint,
     load_or_train,
+    locked,
+    main,
     make_optimizers,
     orthogonal,
+    plot_run,
     precision,
     quick_bf16,
     save_checkpoint,
@@ -218,7 +227,7 @@ def test_another_training_s_checkpoint_is_refused(tmp_path):
     quick(2, out=tmp_path)
     with pytest.raises(ValueError, match="another training: seed is 0, wanted 1"):
         quick(2, out=tmp_path, resume=True, seed=1)
-    with pytest.raises(ValueError, match="recipe is"):
+    with pytest.raises(ValueError, match="another training: recipe.lr is 0.001, wanted 0.002"):
         quick(2, out=tmp_path, resume=True, recipe=Recipe(model=TINY, lr=2e-3))
 
 
@@ -289,3 +298,152 @@ def test_defaults_are_the_syllabus_s():
     p = inspect.signature(train_detr).parameters
     assert list(p)[:2] == ["num_steps", "batch_size"] and (p["num_steps"].default, p["batch_size"].default) == (1000, 16)
     assert all(v.kind is v.KEYWORD_ONLY for k, v in p.items() if k not in ("num_steps", "batch_size"))
+
+
+# The folder of a training
+
+
+def files(folder): return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.suffix != ".md")
+
+
+def test_a_folder_holds_checkpoint_log_best_and_weights(tmp_path):
+    _, history = quick(4, out=tmp_path, val=small(4, split="val"), eval_every=2, log_every=1)
+    weights = ["config.json", "model.safetensors"]
+    kept = [f"{d}/{f}" for d in ("best", "weights") for f in weights]
+    assert files(tmp_path) == sorted(["checkpoint.pt", "lock", "log.jsonl", *kept])
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3, 4]
+    plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in history]
+    assert rows == plain and any(v is None for v in rows[1].values())                  # AP of small boxes: JSON has no nan
+    assert DETR.from_pretrained(tmp_path / "best").class_names == list(small().class_names)
+
+
+def test_best_is_the_highest_and_nan_is_none():
+    rows = [dict(AP=v) if v is not None else {} for v in (math.nan, 0.2, None, 0.1, 0.3, 0.3)]
+    assert [is_best(rows[:n]) for n in range(1, 7)] == [False, True, False, False, True, False]
+
+
+def test_best_keeps_the_weights_of_its_step(tmp_path, monkeypatch):
+    aps, kept = iter([0.1, 0.5, 0.3]), []
+
+    def judged(model, data):
+        kept.append(model.query_embed.weight.clone())
+        return dict(AP=next(aps), AP50=0.0)
+
+    monkeypatch.setattr("detr_lit.train.evaluate", judged)
+    quick(6, out=tmp_path, val=small(2), eval_every=2)
+    best, last = (DETR.from_pretrained(tmp_path / name).query_embed.weight for name in ("best", "weights"))
+    assert torch.equal(best, kept[1]) and torch.equal(last, kept[2])
+
+
+def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path):
+    class Enough(Exception): pass
+
+    def enough(step, model): raise Enough
+
+    with pytest.raises(Enough): quick(6, out=tmp_path, save_every=2, log_every=1, val=small(2), eval_every=4, measure=enough)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3                  # row 3 lies behind checkpoint 2
+    quick(6, out=tmp_path, save_every=2, log_every=1, resume=True)
+    assert [json.loads(line)["step"] for line in open(tmp_path / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+    saved, now = [], [0.0]
+    monkeypatch.setattr("detr_lit.train.save_checkpoint", lambda path, **state: saved.append(state["step"]))
+    monkeypatch.setattr("detr_lit.train.time.monotonic", lambda: now.__setitem__(0, now[0] + 20) or now[0])
+    quick(10, out=tmp_path, save_every=100, save_minutes=1)
+    assert saved and saved != [10] and saved[-1] == 10 and min(b - a for a, b in zip(saved, saved[1:])) > 1
+    quick(10, out=tmp_path / "other", save_every=100)
+    assert saved[-1] == 10 and saved.count(10) == 2                                     # without, only the last
+
+
+def test_a_folder_in_use_is_refused_until_its_training_dies(tmp_path):
+    code = ("import sys, time; from pathlib import Path; from detr_lit.train import locked\n"
+            "with locked(Path(sys.argv[1])): print('mine', flush=True); time.sleep(300)")
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(RuntimeError, match=f"in use by process {other.pid} on .*; wait for its end"): quick(1, out=tmp_path)
+    finally: other.kill()
+    other.wait()
+    quick(1, out=tmp_path)                                                              # a stale lock blocks nobody
+    assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
+
+
+def test_where_files_can_not_be_locked_it_says_so(tmp_path, monkeypatch):
+    import fcntl
+
+    def fails(*_): raise OSError(95, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.warns(UserWarning, match="can't be locked"), locked(tmp_path): pass
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path):
+    quick(2, out=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"checkpoint.pt can't be written \(.*; the one before it is whole"):
+        save_checkpoint(tmp_path / "checkpoint.pt", this={}, step=9, model=dict(w=torch.ones(10**5)))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before and not (tmp_path / "checkpoint.part").is_symlink()
+
+
+def test_where_nothing_can_be_written_it_stops_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="out is .*file.*, where nothing can be written"): quick(1, out=tmp_path / "file")
+    if os.geteuid() == 0: return                                                        # root may write anywhere
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match="nothing can be written"): quick(1, out=tmp_path)
+    finally: tmp_path.chmod(0o700)
+
+
+def test_other_data_are_refused_with_the_difference(tmp_path):
+    quick(2, out=tmp_path)
+    with pytest.raises(ValueError, match=r"data.samples is 64, wanted 32"): quick(2, out=tmp_path, resume=True, data=small(32))
+    with pytest.raises(ValueError, match=r"data.classes is \['rectangle', 'ellipse', 'triangle'\], wanted"):
+        quick(2, out=tmp_path, resume=True, data=small(num_classes=2))
+    old = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del old["this"]["data"]                                                             # as earlier versions wrote it
+    torch.save(old, tmp_path / "checkpoint.pt")
+    quick(2, out=tmp_path, resume=True)
+
+
+def test_a_data_set_may_bring_a_fingerprint():
+    class Folder(ToyDetectionDataset): fingerprint = "abc"
+
+    assert describe(Folder(8))["fingerprint"] == "abc" and "fingerprint" not in describe(small())
+
+
+def test_tensorboard_if_asked(tmp_path):
+    pytest.importorskip("tensorboard")
+    quick(2, out=tmp_path, log_every=1, tensorboard=True)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    quick(1, out=tmp_path / "without")
+    assert not (tmp_path / "without" / "tensorboard").exists()
+
+
+def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("detr_lit.train.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'detr-lit\[tensorboard\]'"): Log(tmp_path, [], tensorboard=True)
+
+
+def test_plot_of_a_run(tmp_path):
+    quick(4, out=tmp_path, val=small(2, split="val"), eval_every=2, log_every=1)
+    left, right = plot_run(tmp_path).axes
+    assert [len(line.get_xdata()) for line in left.lines] == [4, 4, 4]
+    assert [list(line.get_xdata()) for line in right.lines] == [[2, 4]] * 2
+    assert plot_run(Path(__file__).parents[1] / "nbs/runs/toy-laptop-0").axes[1].lines[1].get_ydata()[-1] > 0.9
+
+
+def test_the_command_of_the_module_is_train(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train", "--help"])
+    with pytest.raises(SystemExit) as end: main()
+    assert not end.value.code and "--recipe" in capsys.readouterr().out
+
+
+def test_who_is_first(monkeypatch):
+    assert is_first()
+    monkeypatch.setenv("RANK", "1")
+    assert not is_first()
