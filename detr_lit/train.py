@@ -5,11 +5,11 @@ __all__ = ['RECIPES', 'LAPTOP', 'HELPERS', 'SHOWN', 'Recipe', 'orthogonal', 'Muo
            'precision', 'save_checkpoint', 'read_checkpoint', 'differences', 'load_checkpoint', 'Helper', 'make_helper',
            'part', 'add_up', 'follow', 'Whole', 'Alone', 'Trainer', 'new_model', 'same_classes', 'find_recipe',
            'check_plan', 'random_state', 'set_random_state', 'restore', 'as_json', 'describe', 'locked', 'lock_file',
-           'Log', 'save_weights', 'is_best', 'Keeper', 'make_team', 'make_loader', 'train_detr', 'checksum', 'versions',
-           'known', 'load_or_train', 'curve', 'plot_run', 'is_first', 'main']
+           'Log', 'save_weights', 'is_best', 'Keeper', 'patience', 'make_team', 'make_loader', 'train_detr', 'checksum',
+           'versions', 'known', 'load_or_train', 'curve', 'plot_run', 'is_first', 'main']
 
 # %% ../nbs/09_train.ipynb #1bd6f843
-import hashlib, json, math, os, platform, shutil, sys, time, warnings
+import hashlib, json, math, os, platform, shutil, signal, sys, threading, time, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -534,6 +534,21 @@ class Keeper:
         state, self.saved = self.trainer.state(), time.monotonic()
         if self.folder: save_checkpoint(self.folder / "checkpoint.pt", this=self.this, **progress, **state)
 
+# %% ../nbs/09_train.ipynb #c2fd2e1e
+@contextmanager
+def patience(wanted: bool = True) -> Iterator[list[int]]:
+    "Note Ctrl-C in a list, so that what is under way can end; a second one interrupts at once. Not wanted: nothing is changed."
+    asked = list[int]()
+    def note(number: int, frame: Any) -> None:
+        if asked: raise KeyboardInterrupt
+        asked.append(number)
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try: yield asked
+    finally: signal.signal(signal.SIGINT, before)
+
 # %% ../nbs/09_train.ipynb #9a4422e1
 SHOWN = ("loss_class", "loss_bbox", "loss_giou", "no_object", "cardinality_error", "AP50")
 
@@ -565,7 +580,8 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
     COCO's numbers every `eval_every` steps and at the end, and `measure`, a function of step and model to a dict of
     numbers, for whatever else you want to know then. model: one to go on with, trained in place; None for a new one.
     out: folder for `checkpoint.pt` (every `save_every` steps, and every `save_minutes` if that is not 0), `log.jsonl`,
-    TensorBoard's files if `tensorboard`, `best` (the highest AP so far) and, at the end, `weights`. resume: go on from
+    TensorBoard's files if `tensorboard`, `best` (the highest AP so far) and, at the end, `weights`; Ctrl-C ends the step first,
+    and is saved (in one process). resume: go on from
     that checkpoint, to the weights that an undisturbed run has. accumulate: parts in which a process works through its
     images, for large batches in little memory. batch_size: images a step, over all processes.
     Raises ValueError for an unknown recipe, a number below 1, data without samples or class names, a model for other
@@ -580,7 +596,7 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
     this = as_json(dict(recipe=asdict(recipe), num_steps=num_steps, batch_size=batch_size, seed=seed, data=describe(data)))
     keeper = Keeper(out, this, trainer, save_minutes, tensorboard)
     def due(every: int) -> bool: return done == num_steps or (every > 0 and done % every == 0)
-    with locked(keeper.folder):
+    with locked(keeper.folder), patience(bool(out) and team.size == 1) as asked:
         start, seconds, history = keeper.begin(resume)
         loader = make_loader(data, batch_size, seed, start, num_steps, team, num_workers)
         bar = tqdm(range(start, num_steps), initial=start, total=num_steps, disable=not progress or team.rank > 0, unit="step")
@@ -594,7 +610,8 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
                 history.append(dict(step=done, seconds=seconds) | team.report(trainer.criterion, *seen) | scores)
                 keeper.add(history)
                 bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
-            if due(save_every) or keeper.late(): keeper.save(step=done, seconds=seconds, history=history)
+            if due(save_every) or keeper.late() or asked: keeper.save(step=done, seconds=seconds, history=history)
+            if asked: raise KeyboardInterrupt
         if keeper.folder: save_weights(trainer.result, keeper.folder / "weights")
     return trainer.result.eval(), history
 

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,6 +33,7 @@ from detr_lit.train import (
     main,
     make_optimizers,
     orthogonal,
+    patience,
     plot_run,
     precision,
     quick_bf16,
@@ -447,3 +449,29 @@ def test_who_is_first(monkeypatch):
     assert is_first()
     monkeypatch.setenv("RANK", "1")
     assert not is_first()
+
+
+class Pressed(ToyDetectionDataset):
+    "Ctrl-C while the samples of the third step are made."
+    def __getitem__(self, i):
+        self.asked = getattr(self, "asked", 0) + 1
+        if self.asked == 6: signal.raise_signal(signal.SIGINT)
+        return super().__getitem__(i)
+
+
+def test_ctrl_c_ends_the_step_and_is_saved(tmp_path):
+    def pressed(): return Pressed(64, image_size=64, max_objects=2)
+    before, file = signal.getsignal(signal.SIGINT), tmp_path / "checkpoint.pt"
+    straight, _ = quick(5)
+    with pytest.raises(KeyboardInterrupt): quick(5, data=pressed(), out=tmp_path)
+    state = torch.load(file, weights_only=True)
+    assert state["step"] == 3 and signal.getsignal(signal.SIGINT) is before
+    state["this"]["data"]["kind"] = "ToyDetectionDataset"                   # the same samples, by a class of another name
+    torch.save(state, file)
+    resumed, _ = quick(5, out=tmp_path, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values()))
+    with pytest.raises(KeyboardInterrupt): quick(5, data=pressed())         # nowhere to save: at once
+    with patience() as asked:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt): signal.raise_signal(signal.SIGINT)
+    assert asked == [signal.SIGINT]
