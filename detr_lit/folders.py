@@ -510,7 +510,7 @@ class Pairs(Dataset):
 
     An item raises ValueError, with its number, unless it keeps to the book's contract.
     """
-    def __init__(self, samples: Sequence, class_names: Sequence[str], places: Sequence[int] | None = None):
+    def __init__(self, samples: Any, class_names: Sequence[str], places: Sequence[int] | None = None):
         self.samples, self.class_names = samples, list(class_names)
         self.places = list(range(len(samples)) if places is None else places)
 
