@@ -544,10 +544,10 @@ def open_pairs(source: Any, held_out: Any = 0.2, class_names: Sequence[str] | No
 
 # %% ../nbs/21_your_data.ipynb #930d27fa
 def open_dataset(source: Any, *, held_out: Any = 0.2, class_names: Sequence[str] | None = None, short: int = 800,
-                 passes: int = 1000, seed: int = 0, transforms: Callable | None = None, tolerance: float | int = 0.1) -> Sides:
-    """-> (data to train on, data held out), both with `class_names`; `short`, `passes`, `seed`, `transforms`: as for `PascalVOC`.
+                 passes: int | None = None, seed: int = 0, transforms: Callable | None = None, tolerance: float | int = 0.1) -> Sides:
+    """-> (data to train on, data held out), both with `class_names`; `short`, `seed`, `transforms`: as for `PascalVOC`.
 
-    source: "toy", "trees", a folder in COCO's or VOC's form, a COCO file, or a sequence of (image, target), with `class_names`.
+    passes: as there; None for so many that there are ten million items, and a hundred at least. source: "toy", "trees", a folder in COCO's or VOC's form, a COCO file, or a sequence of (image, target), with `class_names`.
     held_out: the share set apart where no file says what is (for a sequence also another one). A few faults are logged and
     passed over; more than the share `tolerance` of images or objects, and more than one, are a ValueError. Raises
     FileNotFoundError, with what was looked for, where nothing fits; ValueError, with the file, for what can't be used.
@@ -562,6 +562,7 @@ def open_dataset(source: Any, *, held_out: Any = 0.2, class_names: Sequence[str]
         logging.getLogger("detr_lit").warning("%s: %s; the first: %s. `check_data` lists all", source, counts, faults[0])
     make = partial(CocoFolder if contents.kind == "COCO" else VocFolder, class_names=contents.class_names, seed=seed,
                    category_ids=contents.category_ids, short=short, tolerance=tolerance)
+    passes = max(100, 10**7 // len(train)) if passes is None else passes
     return Sides(make(train, training=True, passes=passes, transforms=transforms), make(apart, training=False))
 
 # %% ../nbs/21_your_data.ipynb #1a1919d7
@@ -596,7 +597,7 @@ def draw_sheet(data: Any, count: int = 12, *, columns: int = 4, seed: int = 0) -
         samples = [s for part in contents.parts for s in part.samples]
         data = PhotoFolder(samples, contents.class_names, training=False, short=320, tolerance=1.0)
     if min(len(data), count, columns) < 1: raise ValueError(f"count is {count}, columns {columns}, samples {len(data)}; want 1 or more")
-    places = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
+    places = torch.randperm(min(len(data), 10_000), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
     rows = -(-len(places) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(7, 1.75 * rows), squeeze=False, layout="constrained")
     for ax in axes.flat: ax.set_axis_off()
@@ -758,21 +759,25 @@ def check_data(source: Any, *, held_out: Any = 0.2, class_names: Sequence[str] |
 
 # %% ../nbs/21_your_data.ipynb #7fe07b63
 class GroupedBatches(Batches):
-    """As `Batches`, with images of like shape in a batch: less padding. Every sample still comes once a pass.
+    """As `Batches`, with images of like shape in a batch: less padding.
 
-    Of each `pool` batches' samples, drawn as `Batches` draws them, those with like height to width go together, and the batches
-    come in random order. sizes: height and width of each sample, over and over if there are fewer than n. It can begin anywhere.
-    Raises ValueError for no sizes and a pool below 1.
+    Photographs are drawn as `Batches` draws them, each once before any comes again; `pool` batches' worth of them are sorted by
+    height to width and cut into batches, which come in random order. sizes: (height, width) of each photograph; n: a multiple
+    of their number, item i being photograph i % len(sizes), as in `PhotoFolder`. Any step can be the first. Raises ValueError
+    for another n, no sizes and a pool below 1.
     """
     def __init__(self, n: int, batch_size: int, seed: int, start: int, stop: int, *, sizes: Sequence[tuple[int, int]], pool: int = 32):
-        if not len(sizes) or pool < 1: raise ValueError(f"sizes are {len(sizes)}, pool is {pool}; want 1 or more")
+        if not len(sizes) or pool < 1 or n < 1 or n % len(sizes):
+            raise ValueError(f"sizes are {len(sizes)}, n is {n}, pool is {pool}; want 1 or more, and n a multiple of the sizes")
         super().__init__(n, batch_size, seed, start, stop)
         self.shapes, self.pool = [h / w for h, w in sizes], pool
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, last, b = self.start // self.pool, -(-self.stop // self.pool), self.batch_size
-        for p, members in enumerate(Batches(self.n, b * self.pool, self.seed, first, last), first):
-            members = sorted(members, key=lambda i: self.shapes[i % len(self.shapes)])
+        b, m, first = self.batch_size, len(self.shapes), self.start // self.pool
+        pools = Batches(m, b * self.pool, self.seed, first, -(-self.stop // self.pool))
+        for p, drawn in enumerate(pools, first):
+            places = enumerate(drawn, p * b * self.pool)                           # of the endless row of drawn photographs
+            members = sorted(((k // m * m + i) % self.n for k, i in places), key=lambda i: self.shapes[i % m])
             order = torch.randperm(self.pool, generator=torch.Generator().manual_seed(1_000_003 * self.seed + p)).tolist()
             for step, k in enumerate(order, p * self.pool):
                 if self.start <= step < self.stop: yield members[k * b:(k + 1) * b]
