@@ -5,10 +5,10 @@ __all__ = ['STOPS', 'NO_IMAGE', 'NO_OBJECT', 'CUT', 'OWN_SIZE', 'BLACK', 'Sample
            'Fault', 'Part', 'judge', 'load_coco', 'is_id', 'is_number', 'coco_classes', 'photo_size', 'coco_image',
            'coco_box', 'coco_object', 'coco_images', 'note_twins', 'read_coco_part', 'voc_size', 'read_xml',
            'find_photo', 'read_voc_files', 'voc_names', 'number', 'coco_files', 'voc_tops', 'role', 'set_apart',
-           'Contents', 'ready', 'photo_folder', 'read_coco_folder', 'voc_lists', 'read_voc_folder', 'read_folder',
-           'read_annotated', 'Unreadable', 'PhotoFolder', 'CocoFolder', 'VocFolder', 'Pairs', 'Sides', 'open_pairs',
-           'open_dataset', 'write_coco', 'draw_sheet', 'photo_notes', 'check_photos', 'describe', 'Report',
-           'check_classes', 'check_unlisted', 'check_pairs', 'check_contents', 'check_data', 'GroupedBatches']
+           'Contents', 'ready', 'photo_folder', 'read_coco_files', 'voc_lists', 'read_voc_folder', 'is_path',
+           'read_folder', 'read_annotated', 'Unreadable', 'PhotoFolder', 'CocoFolder', 'VocFolder', 'Pairs', 'Sides',
+           'open_pairs', 'open_dataset', 'write_coco', 'draw_sheet', 'photo_notes', 'check_photos', 'describe',
+           'Report', 'check_classes', 'check_unlisted', 'check_pairs', 'check_contents', 'check_data', 'GroupedBatches']
 
 # %% ../nbs/21_your_data.ipynb #20239030
 import hashlib
@@ -371,22 +371,26 @@ def photo_folder(file: Path, coco: dict[str, list[dict]]) -> Path:
     places = [d / part for d in (base, base / "images") for part in (name, role(name) or ".", ".")]
     return next((d for d in [*places, file.parent] if any(os.path.isfile(d / n) for n in names)), base)
 
-
 # %% ../nbs/21_your_data.ipynb #0afc8112
-def read_coco_folder(root: Path, files: list[Path]) -> Contents:
-    "COCO files and their photographs. ValueError, a line for each file, for those that can't be used."
+def read_coco_files(source: str, files: list[Path], chosen: bool = False) -> Contents:
+    """COCO files and their photographs. ValueError, a line for each file, for those that can't be used.
+
+    chosen: all files count, and those whose names don't say what they are for train; else these do so only where no file
+    is for training, since as a rule they hold the same once more.
+    """
     loaded, errors, ids = list[tuple[str, Part, Path, dict, dict]](), list[str](), dict[str, int]()
     for file in files:
         part = Part(str(file))
-        try: loaded.append((role(file.stem) or role(file.parent.name), part, file, coco := load_coco(file), coco_classes(coco, part)))
+        said = role(file.stem) or role(file.parent.name) or ("train" if chosen else "")
+        try: loaded.append((said, part, file, coco := load_coco(file), coco_classes(coco, part)))
         except ValueError as error: errors.append(str(error))
     if errors: raise ValueError("\n".join(errors))
-    if any(r == "train" for r, *_ in loaded): loaded = [row for row in loaded if row[0]]     # the rest are the same once more, as a rule
+    if any(r == "train" for r, *_ in loaded): loaded = [row for row in loaded if row[0]]
     for _, part, _, _, classes in sorted(loaded, key=lambda row: ("train", "", "val", "test").index(row[0])):
         for key, name in classes.items():
             if ids.setdefault(name, key) != key:
                 part.note(part.source, f"{name!r} has the id {key} here, {ids[name]} elsewhere", "files are joined by the names of classes")
-    contents = Contents(str(root), "COCO", [*ids], [*ids.values()], {})
+    contents = Contents(source, "COCO", [*ids], [*ids.values()], {})
     for r, part, file, coco, classes in loaded:
         labels = {key: contents.class_names.index(name) + 1 for key, name in classes.items()}
         contents.roles.setdefault(r, []).append(read_coco_part(part, coco, photo_folder(file, coco), labels))
@@ -428,15 +432,26 @@ VOC's form: Annotations/*.xml, here or in VOC*/ or VOCdevkit/VOC*/, or *.xml bes
 names: toy, trees"""
 
 
-def read_folder(path: str | os.PathLike) -> Contents:
-    """Read a folder (or one JSON file) in COCO's or VOC's form; no photograph is decoded yet.
+def is_path(source: Any) -> bool:
+    "A path, or a list of some."
+    several = isinstance(source, list | tuple) and len(source) > 0
+    return isinstance(source, str | os.PathLike) or (several and all(isinstance(s, str | os.PathLike) for s in source))
+
+
+def read_folder(path: str | os.PathLike | Sequence) -> Contents:
+    """Read a folder (or one JSON file) in COCO's or VOC's form, or several in COCO's; no photograph is decoded yet.
 
     Raises FileNotFoundError, with what was looked for, if it is neither, and ValueError for files that can't be used at all.
     """
+    if not isinstance(path, str | os.PathLike):
+        lists = [(each, coco_files(Path(each))) for each in path]
+        for each, found in lists:
+            if not found: raise FileNotFoundError(f"{each}: no COCO file. Looked for\n{LOOKED_FOR}")
+        return read_coco_files(", ".join(map(str, path)), [f for _, found in lists for f in found], chosen=True)
     root = Path(str(path).removeprefix("voc:").removeprefix("coco:")).expanduser()
     if not root.exists(): raise FileNotFoundError(f"{root} is not there. Looked for\n{LOOKED_FOR}")
     if tops := voc_tops(root): return read_voc_folder(root, tops)
-    if files := coco_files(root): return read_coco_folder(root, files)
+    if files := coco_files(root): return read_coco_files(str(root), files)
     held = sorted(p.name for p in root.iterdir())[:5] if root.is_dir() else "a file"
     raise FileNotFoundError(f"{root} holds {held}. Looked for\n{LOOKED_FOR}")
 
@@ -547,18 +562,19 @@ def open_dataset(source: Any, *, held_out: Any = 0.2, class_names: Sequence[str]
                  passes: int | None = None, seed: int = 0, transforms: Callable | None = None, tolerance: float | int = 0.1) -> Sides:
     """-> (data to train on, data held out), both with `class_names`; `short`, `seed`, `transforms`: as for `PascalVOC`.
 
-    passes: as there; None for so many that there are ten million items, and a hundred at least. source: "toy", "trees", a folder in COCO's or VOC's form, a COCO file, or a sequence of (image, target), with `class_names`.
-    held_out: the share set apart where no file says what is (for a sequence also another one). A few faults are logged and
-    passed over; more than the share `tolerance` of images or objects, and more than one, are a ValueError. Raises
-    FileNotFoundError, with what was looked for, where nothing fits; ValueError, with the file, for what can't be used.
+    source: "toy", "trees", a folder in COCO's or VOC's form, COCO files, or a sequence of (image, target), with `class_names`.
+    passes: None for so many that there are ten million items, and a hundred at least. held_out: the share set apart where no
+    file says what is (for a sequence also another one). A few faults are logged and passed over; more than the share
+    `tolerance` of images or objects, and more than one, are a ValueError. Raises FileNotFoundError, with what was looked for,
+    where nothing fits; ValueError, with the file, for what can't be used.
     """
-    if not isinstance(source, str | os.PathLike): return open_pairs(source, held_out, class_names)
+    if not is_path(source): return open_pairs(source, held_out, class_names)
     if source == "toy": return Sides(ToyDetectionDataset(1_000_000, seed=seed), ToyDetectionDataset(500, split="val"))
     if source == "trees": return Sides(TreeCrowns("train", seed=seed, num_samples=1_000_000), TreeCrowns("val"))
     contents = read_folder(source)
     train, apart = ready(contents, held_out, tolerance)
     if faults := [f for part in contents.parts for f in part.faults]:
-        counts = ", ".join(f"{n} times {then}" for then, n in Counter(f.then for f in faults).items())
+        counts = ", ".join(f"{then} ({n})" for then, n in Counter(f.then for f in faults).items())
         logging.getLogger("detr_lit").warning("%s: %s; the first: %s. `check_data` lists all", source, counts, faults[0])
     make = partial(CocoFolder if contents.kind == "COCO" else VocFolder, class_names=contents.class_names, seed=seed,
                    category_ids=contents.category_ids, short=short, tolerance=tolerance)
@@ -576,7 +592,8 @@ def write_coco(root: str | os.PathLike, samples: Sequence[tuple[Tensor, dict[str
     file, ids, images, rows = Path(root, "annotations", f"instances_{name}.json"), [*categories], list[dict](), list[dict]()
     for folder in (file.parent, Path(root, name)): folder.mkdir(parents=True, exist_ok=True)
     for k, (image, target) in enumerate(samples):
-        if image.dtype != torch.uint8 or image.dim() != 3: raise ValueError(f"samples[{k}] is {image.dtype} {list(image.shape)}; want uint8 [3, H, W]")
+        if image.dtype != torch.uint8 or image.dim() != 3:
+            raise ValueError(f"samples[{k}] is {image.dtype} {list(image.shape)}; want uint8 [3, H, W]")
         _, h, w = image.shape
         images.append(dict(id=100 + 7 * k, file_name=f"{name}_{k:04}.png", height=h, width=w))
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(Path(root, name, images[-1]["file_name"]))
@@ -592,7 +609,7 @@ def draw_sheet(data: Any, count: int = 12, *, columns: int = 4, seed: int = 0) -
 
     data: a path, or (image, target) pairs with `class_names`. Raises what `read_folder` raises, ValueError for nothing to draw.
     """
-    if isinstance(data, str | os.PathLike):
+    if is_path(data):
         contents = read_folder(data)
         samples = [s for part in contents.parts for s in part.samples]
         data = PhotoFolder(samples, contents.class_names, training=False, short=320, tolerance=1.0)
@@ -694,7 +711,7 @@ def check_unlisted(contents: Contents, faults: list[Fault]) -> None:
     if contents.kind == "VOC" and "" not in contents.roles: return
     for place in sorted({path.parent for path in used}):
         spare = [p for p in sorted(place.iterdir()) if p.suffix[1:] in KINDS and p not in used]
-        if spare: faults.append(Fault(str(place), f"{len(spare)} photographs are in no annotation that can be used, the first {spare[0].name}",
+        if spare: faults.append(Fault(str(place), f"photographs in no annotation that can be used: {len(spare)}, the first {spare[0].name}",
                                       "they are not used"))
 
 # %% ../nbs/21_your_data.ipynb #63bb12f2
@@ -741,7 +758,7 @@ def check_data(source: Any, *, held_out: Any = 0.2, class_names: Sequence[str] |
     An error is what a training would stop for, a warning what it would pass over, and how. Nothing is altered. What can't be
     read at all is an error of the report. Raises ValueError for a `source` that is neither a path nor a sequence.
     """
-    if not isinstance(source, str | os.PathLike): return check_pairs(source, held_out, class_names)
+    if not is_path(source): return check_pairs(source, held_out, class_names)
     try: contents = read_folder(source)
     except FileNotFoundError as error: return Report(str(source), "unknown", faults=[Fault(str(source), str(error), STOPS)])
     except ValueError as error:

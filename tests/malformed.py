@@ -288,7 +288,7 @@ ROWS = [
     coco("one picture on both sides", lambda root: shutil.copy(root / "train/3.png", root / "val/1.png"),
          "which is trained on", "it is judged, and flatters", "val/1.png"),
     coco("a photograph that no annotation speaks of", lambda root: shutil.copy(root / "val/1.png", root / "train/spare.png"),
-         "1 photographs are in no annotation that can be used, the first spare.png", "they are not used", "train"),
+         "photographs in no annotation that can be used: 1, the first spare.png", "they are not used", "train"),
     # too many
     coco("a sixth of the photographs not there", remove("train/3.png", "train/4.png"), "2 of 12 images can't be used", STOPS),
     coco("a sixth of the photographs unreadable", both(cut("train/3.png"), cut("train/4.png")), "2 of 12 photographs can't be read", STOPS, ""),

@@ -145,6 +145,21 @@ def test_several_files_with_other_ids_are_one_data_set(coco_root):
     assert any("has the id 70 here, 2 elsewhere" in f.what for f in check_data(coco_root).faults)
 
 
+def test_a_list_of_sources_is_one_data_set(coco_root, tmp_path):
+    other = make_coco(tmp_path / "other")
+    change(other / "annotations/instances_val.json", lambda c: [r.update(id=r["id"] + 90) for r in c["categories"]]
+           + [r.update(category_id=r["category_id"] + 90) for r in c["annotations"]])
+    (other / "annotations/instances_train.json").unlink()
+    (other / "val").rename(other / "more")
+    (other / "annotations/instances_val.json").rename(other / "annotations/more.json")
+    source = [coco_root, other / "annotations/more.json"]
+    train, held_out = open_dataset(source, short=24, passes=1)
+    assert (len(train), len(held_out)) == (16, 4) and train.category_ids == [2, 5, 9]
+    assert train[15][1]["labels"].tolist() == [3, 1, 2] and check_data(source).ok and draw_sheet(source, 2)
+    with pytest.raises(FileNotFoundError, match="nowhere: no COCO file. Looked for"): open_dataset([coco_root, "nowhere"])
+    plt.close("all")
+
+
 def test_voc(voc_root):
     train, held_out = open_dataset(voc_root, short=30, passes=2)
     assert type(train) is VocFolder and (len(train), len(held_out)) == (24, 4) and train.class_names == list(NAMES)

@@ -68,7 +68,7 @@ def test_a_few_bad_files_among_many_are_counted(tmp_path, caplog):
     for k in (0, 3, 9): coco["annotations"][k]["bbox"] = None
     (data / TRAIN).write_text(json.dumps(coco))
     with caplog.at_level(logging.WARNING): sides = open_dataset(data, short=24, passes=1)
-    assert "3 times the object is left out" in caplog.text and len(sides.train) == 12
+    assert "the object is left out (3)" in caplog.text and len(sides.train) == 12
     coco["annotations"][12]["bbox"] = None
     (data / TRAIN).write_text(json.dumps(coco))
     says = "instances_train.json: 4 of 36 objects can't be used as they are, more than 10%.*bbox"
