@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from detr_lit.detr import DETR, postprocess
     from detr_lit.encoder import TransformerEncoder, TransformerEncoderLayer
     from detr_lit.export import export_onnx
+    from detr_lit.folders import check_data, draw_sheet, open_dataset
     from detr_lit.heads import DetrPredictionHeads
     from detr_lit.inference import predict, predict_and_visualize
     from detr_lit.loss import DetrLoss
@@ -31,6 +32,7 @@ _HOMES = {
     "detr": "DETR postprocess",
     "encoder": "TransformerEncoder TransformerEncoderLayer",
     "export": "export_onnx",
+    "folders": "check_data draw_sheet open_dataset",
     "heads": "DetrPredictionHeads",
     "inference": "predict predict_and_visualize",
     "loss": "DetrLoss",
@@ -46,8 +48,8 @@ __all__ = [
     "Backbone", "DETR", "Denoising", "DetrLoss", "DetrPredictionHeads", "Groups", "HungarianMatcher",
     "LearnedPositionalEncoding2D", "PascalVOC", "PositionalEncoding2D", "RECIPES", "Recipe", "ToyDetectionDataset",
     "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TreeCrowns",
-    "as_transformers", "collate", "evaluate_coco", "evaluate_voc", "export_onnx", "load_official", "pad_images", "postprocess",
-    "predict", "predict_and_visualize", "refit", "start_from", "train_detr",
+    "as_transformers", "check_data", "collate", "draw_sheet", "evaluate_coco", "evaluate_voc", "export_onnx", "load_official",
+    "open_dataset", "pad_images", "postprocess", "predict", "predict_and_visualize", "refit", "start_from", "train_detr",
 ]
 
 

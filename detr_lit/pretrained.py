@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['OFFICIAL_WORDS', 'RESNET_BLOCKS', 'OFFICIAL_URL', 'OFFICIAL', 'HF_WORDS', 'rename', 'swap_no_object', 'from_official',
            'to_official', 'architecture', 'coco_names', 'load_official', 'fetch_official', 'from_authors',
-           'to_transformers', 'arguments_of', 'as_transformers', 'official_size', 'read_coco', 'evaluate_coco', 'refit']
+           'to_transformers', 'arguments_of', 'as_transformers', 'official_size', 'coco_targets', 'read_coco',
+           'evaluate_coco', 'refit']
 
 # %% ../nbs/17_pretrained.ipynb #1740dcc7
 import argparse
@@ -199,23 +200,28 @@ def official_size(height: int, width: int, short: int = 800, longest: int = 1333
     return (short, other) if height <= width else (other, short)
 
 
-def read_coco(folder: str | Path, split: str = "val2017") -> list[tuple[Path, dict[str, Tensor]]]:
-    """(photograph, truth) for each image of a COCO folder; boxes x0, y0, x1, y1 in pixels, labels are COCO's ids.
-
-    Raises FileNotFoundError if there is no annotations/instances_SPLIT.json, ValueError for objects of no image.
-    """
-    file = Path(folder, "annotations", f"instances_{split}.json")
-    if not file.exists(): raise FileNotFoundError(f"{file} is not there; wanted a folder with annotations/ and {split}/")
-    coco = json.loads(file.read_text())
-    rows: dict[int, list[dict]] = {image["id"]: [] for image in coco["images"]}
+def coco_targets(coco: dict[str, list[dict]], folder: str | Path, source: str = "") -> list[tuple[Path, dict[str, Tensor]]]:
+    """(photograph in `folder`, truth) for each image of a COCO file's contents: boxes x0, y0, x1, y1 in pixels, labels the
+    ids of the categories. ValueError, with `source`, for objects of no image."""
+    rows: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
     for row in coco["annotations"]:
-        if row["image_id"] not in rows: raise ValueError(f"{file}: annotation {row['id']} has no image {row['image_id']}")
+        if row["image_id"] not in rows: raise ValueError(f"{source}: annotation {row['id']} has no image {row['image_id']}")
         rows[row["image_id"]].append(row)
     def column(image: dict, key: str) -> Tensor: return torch.tensor([r[key] for r in rows[image["id"]]])
-    return [(Path(folder, split, image["file_name"]),
+    return [(Path(folder, image["file_name"]),
              dict(boxes=box_convert(column(image, "bbox").double().view(-1, 4), "xywh", "xyxy"),
                   labels=column(image, "category_id").long(), area=column(image, "area").double(),
                   iscrowd=column(image, "iscrowd").long())) for image in coco["images"]]
+
+
+def read_coco(folder: str | Path, split: str = "val2017") -> list[tuple[Path, dict[str, Tensor]]]:
+    """`coco_targets` of a COCO folder's annotations/instances_SPLIT.json, whose photographs are in SPLIT.
+
+    Raises FileNotFoundError if the file is not there, ValueError for objects of no image.
+    """
+    file = Path(folder, "annotations", f"instances_{split}.json")
+    if not file.exists(): raise FileNotFoundError(f"{file} is not there; wanted a folder with annotations/ and {split}/")
+    return coco_targets(json.loads(file.read_text()), Path(folder, split), str(file))
 
 # %% ../nbs/17_pretrained.ipynb #0067dd1c
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['VOC_CLASSES', 'VOC_SPLITS', 'Range', 'voc_files', 'voc_xml', 'write_voc', 'tree_tiles', 'write_trees', 'read_target',
-           'RandomSizeCrop', 'voc_transforms', 'PascalVOC', 'voc_hits', 'voc_average_precision', 'voc_metrics',
-           'evaluate_voc', 'start_from']
+           'RandomSizeCrop', 'voc_transforms', 'transformed', 'PascalVOC', 'voc_hits', 'voc_average_precision',
+           'voc_metrics', 'evaluate_voc', 'start_from']
 
 # %% ../nbs/15_voc.ipynb #1ca8a2f7
 import os
@@ -156,6 +156,20 @@ def voc_transforms(train: bool = True, short: int = 800, *, longest: float = 133
                        v2.SanitizeBoundingBoxes(), v2.ToDtype(torch.float32, scale=True)])
 
 # %% ../nbs/15_voc.ipynb #b7c432fd
+def transformed(photo: Tensor, target: dict[str, Tensor], transforms: Callable, dice: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """A photograph and its target (boxes x0, y0, x1, y1 in pixels) after `transforms`: the image, boxes cx, cy, w, h as fractions.
+
+    dice: the seed; nobody else's random numbers are touched.
+    """
+    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(photo.shape[1:]))  # type: ignore[call-overload]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(dice)
+        image, target = transforms(tv_tensors.Image(photo), target | dict(boxes=boxes))
+    height, width = image.shape[-2:]
+    boxes = target["boxes"].as_subclass(Tensor) / torch.tensor([width, height, width, height])
+    return image.as_subclass(Tensor), target | dict(boxes=box_convert(boxes, "xyxy", "cxcywh"))
+
+# %% ../nbs/15_voc.ipynb #6aab2751
 class PascalVOC(Dataset):
     """Pascal VOC as this book wants its data. Splits: "train" (2007 and 2012 trainval), "test" (2007 test).
 
@@ -185,13 +199,7 @@ class PascalVOC(Dataset):
         if photo.shape[1:] != size: raise ValueError(f"{path} has {tuple(photo.shape[1:])} pixels, {xml.name} wants {size}")
         if self.training: target = {k: v[~target["difficult"]] for k, v in target.items() if k != "difficult"}
         else: target["iscrowd"] = target["difficult"].long()
-        given = target | dict(boxes=tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size))   # type: ignore[call-overload]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + i)
-            image, target = self.transforms(tv_tensors.Image(photo), given)
-        height, width = image.shape[-2:]
-        boxes = target["boxes"].as_subclass(Tensor) / torch.tensor([width, height, width, height])
-        return image.as_subclass(Tensor), target | dict(boxes=box_convert(boxes, "xyxy", "cxcywh"))
+        return transformed(photo, target, self.transforms, self.seed * 1_000_003 + i)
 
 # %% ../nbs/15_voc.ipynb #50761a7d
 def voc_hits(scores: Float[Tensor, " N"], boxes: Float[Tensor, "N 4"], objects: Float[Tensor, "M 4"],

@@ -24,7 +24,7 @@ from torch import nan, tensor
 from typer.testing import CliRunner
 
 MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates",
-           "encoder", "evaluate", "export", "gaze", "heads", "inference", "ladder", "launch", "layers", "loss", "matcher",
+           "encoder", "evaluate", "export", "folders", "gaze", "heads", "inference", "ladder", "launch", "layers", "loss", "matcher",
            "position", "pretrained", "queries", "specialisation", "speed", "train", "voc")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
@@ -313,6 +313,20 @@ PARTS = [
     (lambda L: L.inference.show_heads(model_of(L), image(), -1), "query is -1"),
     (lambda L: L.inference.show_encoder_attention(model_of(L), image(), [(1, 1)], layer=1), "layer is 1; the encoder has 1"),
     (lambda L: L.inference.draw_detections(axes(), image(), found(labels=tensor([0])), ["a"]), r"labels are \[0\].*1 to 1"),
+    # folders
+    (lambda L: L.folders.open_dataset("nowhere"), "nowhere is not there. Looked for"),
+    (lambda L: L.folders.open_dataset([1, 2]), "class_names None"),
+    (lambda L: L.folders.open_dataset([1, 2], class_names=["a"], held_out=2), "held_out is 2, of 2 images"),
+    (lambda L: L.folders.open_dataset([1, 2], class_names=["a"]).train[0], "item [01]: "),
+    (lambda L: L.folders.check_data(3), "source is 3"),
+    (lambda L: L.folders.load_coco("nowhere.json"), "nowhere.json"),
+    (lambda L: L.folders.photo_size("nowhere.jpg"), "nowhere.jpg"),
+    (lambda L: L.folders.PhotoFolder([], ["a"], training=True), "samples are 0"),
+    (lambda L: L.folders.draw_sheet([]), "samples 0"),
+    (lambda L: L.folders.draw_sheet("nowhere"), "Looked for"),
+    (lambda L: L.folders.write_coco("nowhere", [(image(), target())], {1: "a"}), r"samples\[0\] is torch.float32"),
+    (lambda L: L.folders.GroupedBatches(4, 2, 0, 0, 2, sizes=[]), "sizes are 0"),
+    (lambda L: L.folders.GroupedBatches(4, 2, 0, 0, 2, sizes=[(3, 4)], pool=0), "pool is 0"),
     # datasets
     (lambda L: tiles(L, photo=torch.rand(3, 90, 90)), "photo is torch.float32"),
     (lambda L: tiles(L, photo=torch.zeros(90, 90, 3, dtype=torch.uint8)), r"photo is torch.uint8 \[90, 90, 3\]"),

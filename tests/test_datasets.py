@@ -494,3 +494,50 @@ def test_fast_enough_for_two_cores(trees):
         data[i]
     torch.set_num_threads(threads)
     assert 50 / (time.process_time() - start) > 100                       # about 900 were measured, 500 with checks on
+
+
+# photographs as cameras and scanners write them
+
+
+@pytest.mark.parametrize("way", range(1, 9))
+def test_photographs_are_turned_as_exif_says(tmp_path, way):
+    from PIL import ImageOps
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[274] = way
+    picture.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as seen:
+        assert datasets.orientation(seen) == way
+        want = np.array(ImageOps.exif_transpose(seen))                   # what Pillow makes of it
+    assert np.array_equal(read_photo(tmp_path / "a.png").permute(1, 2, 0).numpy(), want)
+    assert np.array_equal(read_photo(tmp_path / "a.png", turn=False).permute(1, 2, 0).numpy(), np.array(picture))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("exif", [b"Exif\0\0no", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b""])
+def test_a_damaged_tag_spoils_no_photograph(tmp_path, exif):
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_photo(tmp_path / "a.jpg").shape == (3, 4, 6)
+
+
+def test_odd_modes(tmp_path):
+    grey = np.array([[0, 40_000, 65_535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert read_photo(tmp_path / "deep.png")[1].tolist() == [[0, 156, 255]]
+    clear = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    assert read_photo(tmp_path / "clear.png")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255]]
+    Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P").save(tmp_path / "p.png", transparency=1)
+    assert read_photo(tmp_path / "p.png")[0].tolist() == [[0, 255]]
+    red = Image.fromarray(np.full((8, 8, 3), (200, 0, 0), np.uint8))
+    red.convert("CMYK").save(tmp_path / "cmyk.tif")
+    assert (read_photo(tmp_path / "cmyk.tif").float().mean((1, 2)) - torch.tensor([200., 0, 0])).abs().max() < 3
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(ValueError, match="f.tif: .*floating-point"): read_photo(tmp_path / "f.tif")
+
+
+def test_the_trees_are_what_they_were():
+    photos = Path(__file__).parents[1] / "nbs/runs/tree_photos"
+    for path, _ in tree_files(photos, download=False).values():
+        with Image.open(path) as image: want = np.array(image.convert("RGB"))
+        assert np.array_equal(read_photo(path).permute(1, 2, 0).numpy(), want)
