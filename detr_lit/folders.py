@@ -783,10 +783,11 @@ class GroupedBatches(Batches):
     of their number, item i being photograph i % len(sizes), as in `PhotoFolder`. Any step can be the first. Raises ValueError
     for another n, no sizes and a pool below 1.
     """
-    def __init__(self, n: int, batch_size: int, seed: int, start: int, stop: int, *, sizes: Sequence[tuple[int, int]], pool: int = 32):
+    def __init__(self, n: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, size: int = 1, *,
+                 sizes: Sequence[tuple[int, int]], pool: int = 32):
         if not len(sizes) or pool < 1 or n < 1 or n % len(sizes):
             raise ValueError(f"sizes are {len(sizes)}, n is {n}, pool is {pool}; want 1 or more, and n a multiple of the sizes")
-        super().__init__(n, batch_size, seed, start, stop)
+        super().__init__(n, batch_size, seed, start, stop, rank, size)
         self.shapes, self.pool = [h / w for h, w in sizes], pool
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -797,4 +798,4 @@ class GroupedBatches(Batches):
             members = sorted(((k // m * m + i) % self.n for k, i in places), key=lambda i: self.shapes[i % m])
             order = torch.randperm(self.pool, generator=torch.Generator().manual_seed(1_000_003 * self.seed + p)).tolist()
             for step, k in enumerate(order, p * self.pool):
-                if self.start <= step < self.stop: yield members[k * b:(k + 1) * b]
+                if self.start <= step < self.stop: yield members[k * b:(k + 1) * b][self.rank::self.size]

@@ -560,11 +560,12 @@ def make_team(device: str | None, accumulate: int = 1) -> Alone:
     return import_module("detr_lit.launch").Team(where, accumulate)
 
 
-def make_loader(data: Any, batch_size: int, seed: int, start: int, stop: int, team: Alone, num_workers: int) -> Iterator[tuple]:
+def make_loader(data: Any, batch_size: int, seed: int, start: int, stop: int, team: Alone, num_workers: int,
+                kind: Callable[..., Sampler] = Batches) -> Iterator[tuple]:
     "This process's part of each step's batch. ValueError if there is not one sample for every part."
     parts = team.size * team.accumulate
     if batch_size < parts: raise ValueError(f"batch_size is {batch_size}; {team.size} processes x accumulate {team.accumulate} want {parts}")
-    batches = Batches(len(data), batch_size, seed, start, stop, team.rank, team.size)
+    batches = kind(len(data), batch_size, seed, start, stop, team.rank, team.size)
     return iter(DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=num_workers,
                            generator=torch.Generator().manual_seed(seed + team.rank)))
 
@@ -573,7 +574,8 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
                val: Any = None, seed: int = 0, model: DETR | None = None, out: str | Path | None = None,
                resume: bool = False, eval_every: int = 0, log_every: int = 10, save_every: int = 100, save_minutes: int | float = 0,
                accumulate: int = 1, num_workers: int = 0, device: str | None = None, progress: bool = True,
-               tensorboard: bool = False, measure: Callable[[int, DETR], dict] | None = None) -> tuple[DETR, list[dict[str, int | float]]]:
+               tensorboard: bool = False, batches: Callable[..., Sampler] = Batches, measure: Callable[[int, DETR], dict] | None = None
+               ) -> tuple[DETR, list[dict[str, int | float]]]:
     """Train a DETR: -> (model in eval mode, history: rows of step, seconds, losses, `set_statistics`, COCO's numbers).
 
     data: a data set of (image, target) with `class_names`; None for toy shapes that never repeat. val: the same, for
@@ -583,7 +585,8 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
     TensorBoard's files if `tensorboard`, `best` (the highest AP so far) and, at the end, `weights`; Ctrl-C ends the step first,
     and is saved (in one process). resume: go on from
     that checkpoint, to the weights that an undisturbed run has. accumulate: parts in which a process works through its
-    images, for large batches in little memory. batch_size: images a step, over all processes.
+    images, for large batches in little memory. batch_size: images a step, over all processes. batches: who chooses them,
+    `Batches` or another that is called like it.
     Raises ValueError for an unknown recipe, a number below 1, data without samples or class names, a model for other
     classes and another training's checkpoint, RuntimeError for a folder where another training writes, OSError for one
     that can't be written, FloatingPointError for a loss that is not finite.
@@ -598,7 +601,7 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
     def due(every: int) -> bool: return done == num_steps or (every > 0 and done % every == 0)
     with locked(keeper.folder), patience(bool(out) and team.size == 1) as asked:
         start, seconds, history = keeper.begin(resume)
-        loader = make_loader(data, batch_size, seed, start, num_steps, team, num_workers)
+        loader = make_loader(data, batch_size, seed, start, num_steps, team, num_workers, batches)
         bar = tqdm(range(start, num_steps), initial=start, total=num_steps, disable=not progress or team.rank > 0, unit="step")
         for step in bar:
             began, done = time.perf_counter(), step + 1

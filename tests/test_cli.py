@@ -7,9 +7,11 @@ import torchvision
 from typer.testing import CliRunner
 
 import detr_lit
-from detr_lit.cli import app, find_in_files, find_pictures, in_batches, open_data
+from detr_lit.cli import app, changed, find_in_files, find_pictures, in_batches
 from detr_lit.data import ToyDetectionDataset
 from detr_lit.detr import DETR, bundled
+from detr_lit.folders import Sides, write_coco
+from detr_lit.train import RECIPES
 from detr_lit.voc import write_voc
 
 
@@ -27,9 +29,9 @@ def picture(tmp_path):
 def test_version_and_help():
     assert run("version") == (0, f"detr_lit {detr_lit.__version__}, torch {__import__('torch').__version__}\n")
     code, said = run("--help")
-    assert code == 0 and all(c in said for c in ("train", "eval", "detect", "export", "version"))
-    for command in ("train", "eval", "detect", "export"):
-        assert "Example: detr-lit " + command in " ".join(run(command, "--help")[1].split())
+    assert code == 0 and all(c in said for c in ("train", "eval", "detect", "export", "data", "plot", "version"))
+    for command in ("train", "eval", "detect", "export", "data check", "plot"):
+        assert "Example: detr-lit " + command in " ".join(run(*command.split(), "--help")[1].split())
 
 
 def test_eval_of_a_coco_folder(coco):
@@ -48,19 +50,21 @@ def test_export(tmp_path):
 
 
 def test_unknown_words_are_refused():
-    assert run("train", "--data", "cats", "--out", "x")[0] == 2
-    assert run("fly")[0] == 2
-    with pytest.raises(ValueError, match="'toy', 'trees'"): open_data("cats")
+    assert run("fly")[0] == run("train", "--steps", 0, "--out", "x")[0] == 2
+    code, said = run("train", "--data", "cats", "--out", "x")
+    assert code == 1 and said.startswith("error: ") and "cats" in said and "toy" in said
 
 
 def test_train_then_refuse_then_resume_then_detect(tmp_path, picture):
     out = tmp_path / "mine"
     steps = ("--out", out, "--steps", 2, "--batch-size", 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detr_lit.cli.open_data", lambda *_: (ToyDetectionDataset(64), ToyDetectionDataset(2, split="val")))
+        sides = Sides(ToyDetectionDataset(64), ToyDetectionDataset(2, split="val"))
+        patch.setattr("detr_lit.cli.open_dataset", lambda *_, **__: sides)
         code, said = run("train", *steps)
         assert code == 0 and "AP50" in said, said
-        assert json.loads((out / "history.json").read_text())[-1]["step"] == 2
+        assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"] == 2
+        assert run("plot", out) == (0, f"{out / 'plot.png'}\n") and (out / "plot.png").stat().st_size > 5000
         code, said = run("train", *steps)
         assert code == 1 and "--resume" in said
         assert run("train", *steps, "--resume")[0] == 0
@@ -76,35 +80,64 @@ def test_voc_from_a_trained_start(tmp_path):
     boxes = dict(boxes=torch.tensor([[10., 10, 40, 30]]), labels=torch.tensor([2]), difficult=torch.tensor([False]))
     image = torch.zeros(3, 50, 70, dtype=torch.uint8)
     for name in ("trainval", "test"): write_voc(tmp_path, [(image, boxes)] * 3, ("cat", "dog"), name=name)
-    images, val = open_data(f"voc:{tmp_path}", 0, 48)
-    assert images.class_names == ("cat", "dog") and len(images) == 3000 and len(val) == 3 and val[0][0].shape == (3, 48, 67)
-    out = tmp_path / "mine"
-    code, said = run("train", "--data", f"voc:{tmp_path}", "--start", "toy", "--short", 48, "--steps", 2, "--batch-size", 2,
+    out = tmp_path.parent / "mine"
+    code, said = run("train", "--data", tmp_path, "--start", "toy", "--short", 48, "--steps", 2, "--batch-size", 2,
                      "--out", out, "--device", "cpu")
     assert code == 0 and "AP50" in said, said
     assert json.loads((out / "weights" / "config.json").read_text())["class_names"] == ["cat", "dog"]
-    code, said = run("eval", "--weights", out / "weights", "--data", f"voc:{tmp_path}", "--short", 48, "--json")
+    code, said = run("eval", "--weights", out / "weights", "--data", tmp_path, "--short", 48, "--json")
     numbers = json.loads(said)
     assert code == 0 and 0 <= numbers["mAP"] <= 1 and numbers["AP cat"] is None and "AP50" in numbers and "AP dog" in numbers
-    code, said = run("train", "--data", f"voc:{tmp_path / 'mine'}", "--out", tmp_path / "x")
-    assert code == 1 and "trainval.txt is not there" in said
-    assert run("eval", "--weights", "toy", "--data", "voc:")[0] == 2
+    code, said = run("eval", "--weights", "toy", "--data", tmp_path)
+    assert code == 1 and "the model knows" in said and "refit" in said
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     class Interrupted(ToyDetectionDataset):
         def __getitem__(self, i): raise KeyboardInterrupt
 
-    monkeypatch.setattr("detr_lit.cli.open_data", lambda *_: (Interrupted(64), ToyDetectionDataset(2, split="val")))
+    monkeypatch.setattr("detr_lit.cli.open_dataset", lambda *_, **__: Sides(Interrupted(64), ToyDetectionDataset(2, split="val")))
     code, said = run("train", "--out", tmp_path / "mine", "--steps", 2)
     assert code == 130 and f"--resume goes on from {tmp_path / 'mine' / 'checkpoint.pt'}" in said
 
 
-def test_trees_are_judged_on_another_photograph(monkeypatch, root):
-    monkeypatch.setenv("DETR_LIT_CACHE", str(root / "nbs/runs/tree_photos"))
-    train, val = open_data("trees", seed=3)
-    assert (train.split, train.seed, train.augment, len(train)) == ("train", 3, True, 1_000_000)
-    assert (val.split, val.augment) == ("val", False) and train.photo.shape != val.photo.shape
+def test_settings_change_a_recipe():
+    plain = RECIPES["plain"]
+    new = changed(plain, ["lr=1e-3", "model.dropout=0.5", "bf16=true", "schedule=constant", "helper={}"])
+    assert (new.lr, new.model["dropout"], new.bf16, new.schedule, new.helper) == (1e-3, 0.5, True, "constant", {})
+    assert plain.model["dropout"] == 0.0 and changed(plain, []) == plain
+    for wrong in ("lr", "rate=1", "lr.deep=1", "=1"):
+        with pytest.raises(ValueError, match="FIELD=VALUE"): changed(plain, [wrong])
+    with pytest.raises(ValueError, match="schedule"): changed(plain, ["schedule=linear"])
+    code, said = run("train", "--out", "unused", "--set", "model.num_querys=5")
+    assert code == 1 and "num_querys" in said and said.count("\n") == 1
+
+
+def test_options_from_a_file_and_the_command_line_wins(tmp_path, monkeypatch):
+    asked = {}
+    def train_detr(steps, batch, **more): return asked.update(more, steps=steps, batch=batch), [dict(AP=0, AP50=0)]
+    monkeypatch.setattr("detr_lit.cli.train_detr", train_detr)
+    file = tmp_path / "plan.yaml"
+    file.write_text(f"steps: 7\nbatch_size: 3\nrecipe: plain\nset: [lr=0.5]\nout: {tmp_path / 'out'}\n")
+    code, said = run("train", "--config", file, "--steps", 9)
+    assert code == 0 and (asked["steps"], asked["batch"], asked["recipe"].lr, asked["out"]) == (9, 3, 0.5, tmp_path / "out"), said
+    for bad, word in (("steps: [", "plan.yaml"), ("just words", "no options"), ("stepz: 3", "unknown stepz")):
+        file.write_text(bad)
+        code, said = run("train", "--config", file)
+        assert code == 2 and word in " ".join(said.replace("│", " ").split())
+
+
+def test_a_data_set_is_checked(tmp_path):
+    shapes = [((image * 255).to(torch.uint8), target) for image, target in ToyDetectionDataset(6, split="val")]
+    file = write_coco(tmp_path / "shapes", shapes, {3: "rectangle", 5: "ellipse", 9: "triangle"})
+    code, said = run("data", "check", tmp_path / "shapes", "--sheet", tmp_path / "sheet.png")
+    assert code == 0 and "category 9" in said and "0 errors" in said and (tmp_path / "sheet.png").stat().st_size > 5000
+    code, said = run("data", "check", tmp_path / "shapes", "--json")
+    assert code == 0 and json.loads(said)["class_names"] == ["rectangle", "ellipse", "triangle"]
+    file.write_text("{")
+    code, said = run("data", "check", tmp_path / "shapes")
+    assert code == 1 and "error: " in said and file.name in said
+    assert run("plot", tmp_path / "shapes")[0] == 1
 
 
 def test_bad_recipe_is_one_line():
@@ -183,8 +216,10 @@ def test_detect_in_half_precision_from_a_list(tmp_path, picture):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / picture.name).write_bytes(picture.read_bytes())
     names = f"{picture}\n{tmp_path / 'b' / picture.name}\n"
-    result = CliRunner().invoke(app, ["detect", "-", "--half", "--json", "--device", "cpu", "--out", str(tmp_path / "out")], input=names)
+    words = ["detect", "-", "--half", "--json", "--device", "cpu", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, words, input=names)
     rows = [json.loads(line) for line in result.output.splitlines() if line.startswith("{")]
-    assert result.exit_code == 0 and len(rows) == 2 and rows[0]["detections"] == rows[1]["detections"] != []
+    assert result.exit_code == 0 and len(rows) == 2 and rows[0]["detections"] == rows[1]["detections"] != [], result.output
     assert len(list((tmp_path / "out").iterdir())) == 2                  # the same name twice: none is written over
-    assert run("detect", picture, "--device", "abacus") == (1, "error: device is 'abacus'; it must be auto, cpu, cuda, or another name of torch's\n")
+    code, said = run("detect", picture, "--device", "abacus")
+    assert code == 1 and said == "error: device is 'abacus'; it must be auto, cpu, cuda, or another name of torch's\n"

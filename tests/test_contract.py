@@ -24,8 +24,8 @@ from torch import nan, tensor
 from typer.testing import CliRunner
 
 MODULES = ("backbone", "cli", "data", "datasets", "decoder", "deformable", "denoising", "detr", "duplicates",
-           "encoder", "evaluate", "export", "folders", "gaze", "heads", "inference", "ladder", "launch", "layers", "loss", "matcher",
-           "position", "pretrained", "queries", "specialisation", "speed", "train", "voc")
+           "encoder", "evaluate", "export", "folders", "gaze", "heads", "inference", "ladder", "launch", "layers", "loss",
+           "matcher", "position", "pretrained", "queries", "specialisation", "speed", "train", "voc")
 SMALL = dict(num_queries=5, d_model=16, n_heads=2, n_enc_layers=1, n_dec_layers=2, dim_ff=32, backbone_name="convnet",
              stride=16, norm="batch")
 QUICK = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))

@@ -34,7 +34,7 @@ from detr_lit.folders import (
     write_coco,
 )
 from detr_lit.pretrained import coco_targets, read_coco
-from detr_lit.train import LAPTOP, Batches, train_detr
+from detr_lit.train import LAPTOP, Batches, Recipe, train_detr
 from detr_lit.voc import VOC_CLASSES, PascalVOC
 
 tensor = torch.tensor
@@ -501,3 +501,18 @@ def test_the_laptop_recipe_trains_on_a_folder(coco_root):
     train, _ = open_dataset(coco_root, short=32)
     _, history = train_detr(1, 2, recipe=LAPTOP, data=train, progress=False, device="cpu")
     assert history[-1]["total"] > 0
+
+
+def test_a_training_with_grouped_batches_and_its_shares():
+    sizes = [(40, 60), (60, 40), (50, 50), (44, 60)]
+    whole = list(GroupedBatches(16, 4, 0, 0, 4, sizes=sizes))
+    shares = [list(GroupedBatches(16, 4, 0, 0, 4, rank, 2, sizes=sizes)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*shares)] == [sorted(batch) for batch in whole]
+    asked = []
+    class Asked(ToyDetectionDataset):
+        def __getitem__(self, i):
+            asked.append(i)
+            return super().__getitem__(i)
+    train_detr(4, 4, recipe=Recipe(model=SMALL | dict(num_queries=8)), data=Asked(16, image_size=64), progress=False,
+               batches=partial(GroupedBatches, sizes=sizes))
+    assert asked == sum(whole, [])
