@@ -94,7 +94,7 @@ def position(data: dict) -> str:
             slider("cols", "columns", 4, 34, 1),
         )
     )
-    place = number('name="row"', "row", 1, 34, 1) + number('name="col"', "column", 1, 34, 1)
+    place = number('name="row"', "at row", 1, 34, 1) + number('name="col"', "at column", 1, 34, 1)
     choices = (
         choice("measure", "Compare by", {"cosine": "cosine", "dot": "dot product"})
         + choice("ask", "Ask with the code of", {"cell": "the cell itself", "trained": f"the same place on {size}"})
@@ -128,6 +128,8 @@ class Live(SphinxDirective):
             if name not in PARTS:
                 raise ValueError(f"{name!r} is none of {', '.join(PARTS)}")
             data = recorded(Path(self.env.srcdir, f"{self.env.docname}.ipynb"), "live")
+            if data["live"] != name:
+                raise ValueError(f"{Path(self.env.docname).name}.ipynb has recorded the data of {data['live']}")
             return [nodes.raw("", live_html(name, data), format="html")]
         except ValueError as e:
             logger.warning("live part: %s", e, location=self.get_location(), type="book", subtype="live")

@@ -42,7 +42,7 @@
 
   /** @param {HTMLElement} map @param {number[][]} found @param {number[]} best */
   function paint(map, found, best) {
-    const canvas = map.querySelector("canvas"), pen = canvas.getContext("2d"), [h, w] = [state.rows, state.cols];
+    const canvas = map.querySelector("canvas"), pen = canvas.getContext("2d", { willReadFrequently: true }), [h, w] = [state.rows, state.cols];
     if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
     const top = state.measure === "dot" ? found[best[0]][best[1]] : 1, image = pen.createImageData(w, h);
     found.flat().forEach((v, i) => image.data.set([...colour(v / top), 255], 4 * i));
@@ -54,6 +54,7 @@
     put(".live-here", state.at);
     put(".live-best", best);
     const known = map.querySelector(".live-known");
+    if (known) known.hidden = Math.max(h, w) <= TRAINED;
     if (known) Object.assign(known.style, { width: `${Math.min(100, (100 * TRAINED) / w)}%`, height: `${Math.min(100, (100 * TRAINED) / h)}%` });
     map.querySelector(".live-top").textContent = state.measure === "dot" ? fixed(top, 1) : "1";
   }
