@@ -16,7 +16,7 @@ def page(tmp_path, directive="{live} matching", data=DATA):
     output = {"output_type": "display_data", "metadata": {}, "data": {"application/json": data, "text/plain": "x"}}
     cells = [
         text("# One"),
-        code("#| hide_input\nplot()", "aaaa0001", [picture(), output], mystnb={"image": {"alt": "dots", "classes": "live-still"}}),
+        code("plot()", "aaaa0001", [picture(), output], mystnb={"image": {"alt": "dots", "classes": "live-still"}}),
         text(f"Predict.\n\n```{directive}\n```"),
     ]
     return book(tmp_path, cells, module="")

@@ -45,7 +45,8 @@ def presets(buttons: dict[str, str]) -> str:
 
 SCENE = """<div class="live-scene"><p class="live-rule">{title}<span class="live-total">total <b class="live-sum"></b></span></p>
 <svg viewBox="0 0 1000 850" role="{role}" aria-label="{label}"></svg><p class="live-rest"></p></div>"""
-RULES = """<span class="live-mark live-greedy" aria-hidden="true"></span><label><span class="live-sr">Matched by </span><select name="rule">
+RULES = """<span class="live-mark live-greedy" aria-hidden="true"></span>
+<label><span class="live-sr">Matched by </span><select name="rule">
 <option value="pairs">cheapest pair first</option><option value="favourites">each object’s favourite</option></select></label>"""
 BEST = '<span class="live-mark live-best" aria-hidden="true"></span><span>best total, one to one</span>'
 
@@ -57,25 +58,24 @@ def matching(data: dict) -> str:
     right = SCENE.format(title=BEST, role="img", label="Best total")
     sides = ("centre x", "centre y", "width", "height")
     numbers = "".join(number(f'data-side="{i}"', side, 0, 1, 0.01) for i, side in enumerate(sides))
-    weights = "".join(
-        slider(str(i), label, 0, 10, 0.5, "data-weight")
-        for i, label in enumerate(("class, −p", "L1", "1 − GIoU"))
-    )
+    labels = ("class, −p", "L1", "1 − GIoU")
+    weights = "".join(slider(str(i), label, 0, 10, 0.5, "data-weight") for i, label in enumerate(labels))
     return f"""{buttons}<p class="live-hint"></p>
 <div class="live-scenes">{left}{right}</div>
 <p class="live-said" role="status"></p>
 <div class="live-thing-bar" role="group" aria-label="The chosen box"><b class="live-who"></b>
 <label class="live-number"><span>class</span><select name="class">{classes}</select></label>
 {slider("prob", "probability", 0, 1, 0.01)}{numbers}</div>
-<p class="live-help" id="live-keys">Drag a box, or the corner of the chosen one. Arrow keys move it, with Shift they resize it. A dashed frame is left over: it
-will be taught “no object”.</p>
+<p class="live-help" id="live-keys">Drag a box, or the corner of the chosen one. Arrow keys move it, with Shift they resize it.
+A dashed frame is left over: it will be taught “no object”.</p>
 <div class="live-weights" role="group" aria-label="Weights of the three terms">{weights}</div>
 <table class="live-table"><caption>Cost of each pair, and its three terms: class + L1 + GIoU</caption>
 <thead><tr></tr></thead><tbody></tbody></table>"""
 
 
 MAP = """<div class="live-map"{focus}><p class="live-title"><b>{name}</b> <span class="live-width"></span></p>
-<div class="live-square"><div class="live-cells"><canvas width="1" height="1"></canvas>{known}<i class="live-best"></i><i class="live-here"></i></div></div>
+<div class="live-square"><div class="live-cells"><canvas width="1" height="1"></canvas>{known}
+<i class="live-best"></i><i class="live-here"></i></div></div>
 <p class="live-scale" aria-hidden="true"><span>0</span><i></i><span class="live-top"></span></p>
 <dl><dt>most alike</dt><dd class="live-most"></dd><dt class="live-near-word"></dt><dd class="live-near"></dd></dl></div>"""
 
@@ -105,8 +105,8 @@ def position(data: dict) -> str:
 <p class="live-said live-sr" role="status"></p>
 <div class="live-sliders">{sliders}<div class="live-place" role="group" aria-label="The cell that asks">{place}</div></div>
 <div class="live-choices">{choices}</div>
-<p class="live-help" id="live-keys">Point at a cell, or move over the left map with the arrow keys. Ring: the cell that asks. Cross: the cell most like it.
-Dashed: the rows and columns that training reached.</p>"""
+<p class="live-help" id="live-keys">Point at a cell, or move over the left map with the arrow keys. Ring: the cell that asks.
+Cross: the cell most like it. Dashed: the rows and columns that training reached.</p>"""
 
 
 PARTS = {"matching": matching, "position": position}
