@@ -213,6 +213,10 @@
     n.addEventListener("blur", render);
   });
   for (const b of presets) b.addEventListener("click", () => show(unpack(PRESETS.find((p) => p.key === b.dataset.preset))));
-  addEventListener("popstate", () => { const s = decode(recall("matching")); if (s) show(s); });
-  show(decode(recall("matching")) ?? unpack(PRESETS[0]));
+  function open() {                                    // a place on the page is no other state
+    const s = decode(recall("matching")) ?? unpack(PRESETS[0]);
+    if (!state || encode(s) !== encode(state)) show(s);
+  }
+  addEventListener("popstate", open);
+  open();
 })();
