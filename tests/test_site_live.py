@@ -248,7 +248,7 @@ def test_a_linked_view_opens_and_nonsense_opens_the_start(open_page):
     state = "favourites_10.50.20_q.430.500.200.400.2.963.963.7111.963_q.100.100.100.100.0.7000.1000.1000.1000_o.400.500.200.400.2"
     play = Play(open_page(f"{MATCHING}?matching={state}#drag-the-boxes"))
     assert play.pairs("best") == {0: 0} and play.costs().shape == (2, 1) and play.page.url.endswith("#drag-the-boxes")
-    assert play.page.evaluate("scrollY") > 500
+    play.page.wait_for_function("scrollY > 500")  # the page glides there
     play = Play(open_page(f"{MATCHING}?matching=nonsense"))
     assert play.costs().shape == (4, 3) and play.page.complaints == []
 
