@@ -30,6 +30,7 @@ FILES = {
     "test_broken": "tools",
     "test_concordance": "tools",
     "test_execute": "tools",
+    "test_live": "tools",
     "test_mutants": "tools",
     "test_quiz": "tools",
     "test_recap": "tools",
@@ -37,6 +38,7 @@ FILES = {
     "test_chapters": "chapters",
     "test_site": "site",
     "test_site_broken": "site",
+    "test_site_live": "site",
     "test_site_quiz": "site",
 }
 

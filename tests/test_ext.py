@@ -182,7 +182,7 @@ def book(tmp_path, cells=ONE, module=MODULE, files={}, mutants=""):  # noqa: B00
     )
     (src / "conf.py").write_text(
         textwrap.dedent("""
-        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells", "broken", "quiz", "model_map"]
+        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells", "broken", "quiz", "model_map", "live"]
         nb_execution_mode = "off"
         nb_custom_formats = {".ipynb": ["nbdev_cells.read", {"package": "tiny"}]}
         book_package = "tiny"

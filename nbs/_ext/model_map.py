@@ -376,14 +376,14 @@ def map_html(trace: dict, links: dict[str, str]) -> str:
 
 
 # ---------------------------------------------------------------- Sphinx
-def recorded(notebook: Path) -> dict:
-    "The JSON with `calls` in a notebook's outputs; ValueError if there is none."
+def recorded(notebook: Path, key: str = "calls") -> dict:
+    "The JSON with this key in a notebook's outputs; ValueError if there is none."
     for cell in nbformat.read(notebook, as_version=4).cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {}).get("application/json")
-            if isinstance(data, dict) and "calls" in data:
+            if isinstance(data, dict) and key in data:
                 return json.loads(json.dumps(data))
-    raise ValueError(f"no cell of {notebook.name} has recorded calls")
+    raise ValueError(f"no cell of {notebook.name} has recorded {key}")
 
 
 class ModelMap(SphinxDirective):

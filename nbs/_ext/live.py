@@ -1,0 +1,147 @@
+"""Parts of a chapter that answer at once: ```{live} matching``` in chapter 06 and ```{live} position``` in chapter 02.
+
+The HTML stands here, its data in the output of a cell of the chapter: a JSON object `{"live": "matching", ...}`. A
+picture of the same cell, with the class `live-still`, stands there for print and for browsers without scripts.
+`nbs/assets/NAME.js` holds the mathematics and the state, which the address keeps; `NAME_page.js` does the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from docutils import nodes
+from model_map import recorded
+from nbdev_cells import assets_where
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+logger = logging.getLogger(__name__)
+
+
+def slider(name: str, label: str, low: float, high: float, step: float, kind: str = "name") -> str:
+    return (
+        f'<label class="live-slider"><span>{label}</span><input type="range" {kind}="{name}" min="{low}" max="{high}"'
+        f' step="{step}"><output></output></label>'
+    )
+
+
+def number(attributes: str, label: str, low: float, high: float, step: float) -> str:
+    return (
+        f'<label class="live-number"><span>{label}</span><input type="number" {attributes} min="{low}" max="{high}"'
+        f' step="{step}" inputmode="decimal" required></label>'
+    )
+
+
+def choice(name: str, legend: str, options: dict[str, str]) -> str:
+    radios = "".join(f'<label><input type="radio" name="{name}" value="{k}">{v}</label>' for k, v in options.items())
+    return f'<fieldset class="live-choice"><legend>{legend}</legend>{radios}</fieldset>'
+
+
+def presets(buttons: dict[str, str]) -> str:
+    row = "".join(f'<button type="button" data-preset="{k}">{v}</button>' for k, v in buttons.items())
+    return f'<div class="live-presets" role="group" aria-label="Examples">{row}</div>'
+
+
+SCENE = """<div class="live-scene"><p class="live-rule">{title}<span class="live-total">total <b class="live-sum"></b></span></p>
+<svg viewBox="0 0 1000 850" role="{role}" aria-label="{label}"></svg><p class="live-rest"></p></div>"""
+RULES = """<span class="live-mark live-greedy" aria-hidden="true"></span>
+<label><span class="live-sr">Matched by </span><select name="rule">
+<option value="pairs">cheapest pair first</option><option value="favourites">each object’s favourite</option></select></label>"""
+BEST = '<span class="live-mark live-best" aria-hidden="true"></span><span>best total, one to one</span>'
+
+
+def matching(data: dict) -> str:
+    buttons = presets({p["key"]: p["name"] for p in data["presets"]})
+    classes = "".join(f'<option value="{i}">{c}</option>' for i, c in enumerate(data["classes"]))
+    left = SCENE.format(title=RULES, role="group", label="The picture: predictions and objects")
+    right = SCENE.format(title=BEST, role="img", label="Best total")
+    sides = ("centre x", "centre y", "width", "height")
+    numbers = "".join(number(f'data-side="{i}"', side, 0, 1, 0.01) for i, side in enumerate(sides))
+    labels = ("class, −p", "L1", "1 − GIoU")
+    weights = "".join(slider(str(i), label, 0, 10, 0.5, "data-weight") for i, label in enumerate(labels))
+    return f"""{buttons}<p class="live-hint"></p>
+<div class="live-scenes">{left}{right}</div>
+<p class="live-said" role="status"></p>
+<div class="live-thing-bar" role="group" aria-label="The chosen box"><b class="live-who"></b>
+<label class="live-number"><span>class</span><select name="class">{classes}</select></label>
+{slider("prob", "probability", 0, 1, 0.01)}{numbers}</div>
+<p class="live-help" id="live-keys">Drag a box, or the corner of the chosen one. Arrow keys move it, with Shift they resize it.
+A dashed frame is left over: it will be taught “no object”.</p>
+<div class="live-weights" role="group" aria-label="Weights of the three terms">{weights}</div>
+<table class="live-table"><caption>Cost of each pair, and its three terms: class + L1 + GIoU</caption>
+<thead><tr></tr></thead><tbody></tbody></table>"""
+
+
+MAP = """<div class="live-map"{focus}><p class="live-title"><b>{name}</b> <span class="live-width"></span></p>
+<div class="live-square"><div class="live-cells"><canvas width="1" height="1"></canvas>{known}
+<i class="live-best"></i><i class="live-here"></i></div></div>
+<p class="live-scale" aria-hidden="true"><span>0</span><i></i><span class="live-top"></span></p>
+<dl><dt>most alike</dt><dd class="live-most"></dd><dt class="live-near-word"></dt><dd class="live-near"></dd></dl></div>"""
+
+
+def position(data: dict) -> str:
+    size = f"{data['size']} by {data['size']}"
+    buttons = presets({"paper": "The paper’s temperature", "sharp": "A temperature of 20", "larger": "A size never trained"})
+    focus = ' tabindex="0" role="application" aria-roledescription="map of cells" aria-describedby="live-keys"'
+    left = MAP.format(name="Sine", focus=focus, known="")
+    right = MAP.format(name="Learned", focus="", known='<i class="live-known"></i>')
+    sliders = "".join(
+        (
+            slider("T", "temperature", 0, 4, 0.05),
+            slider("d", "width d", 0, 5, 1),
+            slider("rows", "rows", 4, 34, 1),
+            slider("cols", "columns", 4, 34, 1),
+        )
+    )
+    place = number('name="row"', "at row", 1, 34, 1) + number('name="col"', "at column", 1, 34, 1)
+    choices = (
+        choice("measure", "Compare by", {"cosine": "cosine", "dot": "dot product"})
+        + choice("ask", "Ask with the code of", {"cell": "the cell itself", "trained": f"the same place on {size}"})
+        + choice("table", "The learned table", {"trained": f"trained on {size}", "start": "before training"})
+    )
+    return f"""{buttons}
+<div class="live-maps">{left}{right}</div>
+<p class="live-said live-sr" role="status"></p>
+<div class="live-sliders">{sliders}<div class="live-place" role="group" aria-label="The cell that asks">{place}</div></div>
+<div class="live-choices">{choices}</div>
+<p class="live-help" id="live-keys">Point at a cell, or move over the left map with the arrow keys. Ring: the cell that asks.
+Cross: the cell most like it. Dashed: the rows and columns that training reached.</p>"""
+
+
+PARTS = {"matching": matching, "position": position}
+
+
+def live_html(name: str, data: dict) -> str:
+    inside = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
+    return f"""<div class="live" data-live="{name}"><script type="application/json" class="live-data">{inside}</script>
+<noscript><p>This part answers at once where scripts are on; the picture above shows what it is about.</p></noscript>
+<div class="live-app">{PARTS[name](data)}</div></div>"""
+
+
+class Live(SphinxDirective):
+    required_arguments = 1
+
+    def run(self):
+        name = self.arguments[0]
+        try:
+            if name not in PARTS:
+                raise ValueError(f"{name!r} is none of {', '.join(PARTS)}")
+            data = recorded(Path(self.env.srcdir, f"{self.env.docname}.ipynb"), "live")
+            if data["live"] != name:
+                raise ValueError(f"{Path(self.env.docname).name}.ipynb has recorded the data of {data['live']}")
+            return [nodes.raw("", live_html(name, data), format="html")]
+        except ValueError as e:
+            logger.warning("live part: %s", e, location=self.get_location(), type="book", subtype="live")
+            return []
+
+
+def setup(app):
+    app.setup_extension("nbdev_cells")
+    app.add_directive("live", Live)
+    for name in PARTS:
+        mark = f'data-live="{name}"'
+        app.connect("html-page-context", assets_where(mark, "live.css", "live.js"))
+        for script in (f"{name}.js", f"{name}_page.js"):
+            app.connect("html-page-context", assets_where(mark, "live.css", script))
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
