@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
+import matplotlib.pyplot as plt
 import torch
 import typer
 import yaml
@@ -198,7 +199,10 @@ def check_command(data: Annotated[str, typer.Argument(help="A folder in COCO's o
     try:
         report = check_data(data, held_out=held_out)
         typer.echo(json.dumps(report.as_dict()) if as_json else str(report))
-        if sheet and report.ok: draw_sheet(open_dataset(data, held_out=held_out, passes=1).train).savefig(sheet, bbox_inches="tight")
+        if sheet and report.ok:
+            figure = draw_sheet(data)
+            figure.savefig(sheet, bbox_inches="tight")
+            plt.close(figure)
     except (ValueError, OSError) as e: raise stop(e) from e
     if not report.ok: raise typer.Exit(1)
 

@@ -604,11 +604,9 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
         loader = make_loader(data, batch_size, seed, start, num_steps, team, num_workers, batches)
         bar = tqdm(range(start, num_steps), initial=start, total=num_steps, disable=not progress or team.rank > 0, unit="step")
         for step in bar:
-            began, done = time.perf_counter(), step + 1
-            seen = trainer.step(next(loader), recipe.factor(step, num_steps))
+            began, seen, done = time.perf_counter(), trainer.step(next(loader), recipe.factor(step, num_steps)), step + 1
             seconds += time.perf_counter() - began
-            look = val is not None and due(eval_every)
-            if look or due(log_every):
+            if (look := val is not None and due(eval_every)) or due(log_every):
                 scores = team.scores(trainer.result, val) | (measure(done, trainer.result) if measure else {}) if look else {}
                 history.append(dict(step=done, seconds=seconds) | team.report(trainer.criterion, *seen) | scores)
                 keeper.add(history)

@@ -23,7 +23,7 @@ from pygments.filter import Filter
 from pygments.formatters import HtmlFormatter
 from pygments.lexer import Lexer
 from pygments.lexers import PythonLexer
-from pygments.token import Comment, Keyword, Name, Number, String, Text
+from pygments.token import Comment, Keyword, Name, String, Text
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -133,7 +133,7 @@ def card(mutant: dict, source: str) -> Card:
 
 
 # ---------------------------------------------------------------- HTML
-COLOURED = (Keyword, Comment, String, Number, Name.Function, Name.Class)
+COLOURED = (Keyword, Comment, String, Name.Function, Name.Class)
 
 
 class Sparing(Filter):

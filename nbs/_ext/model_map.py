@@ -56,7 +56,8 @@ LAYERS = {"encoder": "TransformerEncoderLayer.forward", "layers": "TransformerDe
 ALSO = {  # calls that a box stands for, or that the map leaves out on purpose
     "as_batch", "ImageToSet.features", "ImageToSet.transform", "ImageToSet.decode", "BoxedQueries.decode", "cell_centres",
     "PositionalEncoding2D.waves", "NormPlace.before", "NormPlace.after", "TransformerEncoderLayer.attend",
-    "TransformerDecoderLayer.ask_each_other", "alike", "pairwise_giou", "gather_pairs", "count_objects", "class_loss",
+    "TransformerDecoderLayer.ask_each_other", "alike", "pairwise_giou", "gather_pairs", "count_objects", "processes", "shared",
+    "class_part", "class_loss",
 }  # fmt: skip
 BOXES = {  # name: (the step's number, where the book builds it, title)
     "images": ("0", "00_data # Images of unequal size", "Photographs"),
