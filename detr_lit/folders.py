@@ -590,10 +590,11 @@ def write_coco(root: str | os.PathLike, samples: Sequence[tuple[Tensor, dict[str
     Raises ValueError for an image of another type.
     """
     file, ids, images, rows = Path(root, "annotations", f"instances_{name}.json"), [*categories], list[dict](), list[dict]()
-    for folder in (file.parent, Path(root, name)): folder.mkdir(parents=True, exist_ok=True)
-    for k, (image, target) in enumerate(samples):
+    for k, (image, _) in enumerate(samples):
         if image.dtype != torch.uint8 or image.dim() != 3:
             raise ValueError(f"samples[{k}] is {image.dtype} {list(image.shape)}; want uint8 [3, H, W]")
+    for folder in (file.parent, Path(root, name)): folder.mkdir(parents=True, exist_ok=True)
+    for k, (image, target) in enumerate(samples):
         _, h, w = image.shape
         images.append(dict(id=100 + 7 * k, file_name=f"{name}_{k:04}.png", height=h, width=w))
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(Path(root, name, images[-1]["file_name"]))
