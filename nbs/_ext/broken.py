@@ -147,7 +147,7 @@ def code_html(c: Card) -> str:
     lexer = PythonLexer(stripnl=False)
     lexer.add_filter(Sparing())
     text = highlight("\n".join(c.code.values()), lexer, HtmlFormatter(nowrap=True))
-    text = re.sub(r'<span class="(\w+)">([^<]*)</span>', r"<i class=\1>\2</i>", text)  # seven thousand of them: a tenth of the page
+    text = re.sub(r'<span class="(\w+)">([^<]*)</span>', r"<i class=\1>\2</i>", text)  # seven thousand of them
     text = text.replace("<i class=k>", "<i>")  # broken.css knows the colour of keywords
     rows = []
     for n, line in zip(c.code, text.split("\n")):
