@@ -261,10 +261,17 @@ def in_batches(files: Iterable[Path], batch_size: int, short: int | None, failed
 
 def find_in_files(model: DETR, files: Iterable[Path], threshold: float = 0.5, *, batch_size: int = 8, short: int | None = None,
                   half: bool = False, failed: list[str]) -> Iterator[tuple[Path, Tensor, dict[str, Tensor]]]:
-    "-> (file, pixels, detections as `predict`'s, in the file's pixels), one by one. half: bfloat16 for the matrix products."
+    """-> (file, pixels, detections as `predict`'s, in the file's pixels), one by one; half: bfloat16 for the matrix products.
+
+    Files that can't be read, or that the model refuses, are named in `failed`.
+    """
     device = next(model.parameters()).device
     for batch in in_batches(files, batch_size, short, failed):
-        with torch.autocast(device.type, torch.bfloat16, enabled=half): detections = predict(model, [s for _, _, s in batch], threshold)
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half): detections = predict(model, [s for _, _, s in batch], threshold)
+        except ValueError as e:
+            failed += [f"{file}: {e}" for file, _, _ in batch]
+            continue
         for (file, photo, seen), found in zip(batch, detections):
             scale = torch.tensor([p / s for p, s in zip(photo.shape[:0:-1], seen.shape[:0:-1])] * 2)
             yield file, photo, found | dict(boxes=found["boxes"].float() * scale)
@@ -308,8 +315,9 @@ def detect(pictures: Annotated[list[str], typer.Argument(help="Files, folders, p
     try:
         files, model = find_pictures(pictures, sys.stdin), DETR.from_pretrained(weights).to(find_device(device))
         found = find_in_files(model, files, threshold, batch_size=batch_size, short=short, half=half, failed=failed)
+        alike = len({f.stem for f in files}) < len(files)                    # then a number keeps them apart
         for n, (file, photo, boxes) in enumerate(tqdm(found, total=len(files), unit="image", disable=None)):
-            name = file.stem if len({f.stem for f in files}) == len(files) else f"{n:05}-{file.stem}"
+            name = f"{n:05}-{file.stem}" if alike else file.stem
             if out: save_picture(photo, boxes, model.class_names, out if len(files) == 1 else out / f"{name}.png")
             rows = as_rows(boxes, model.class_names)
             typer.echo(json.dumps(dict(file=str(file), detections=rows)) if as_json else f"{file}: {len(rows)} found")

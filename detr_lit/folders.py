@@ -7,8 +7,8 @@ __all__ = ['STOPS', 'NO_IMAGE', 'NO_OBJECT', 'CUT', 'OWN_SIZE', 'BLACK', 'Sample
            'find_photo', 'read_voc_files', 'voc_names', 'number', 'coco_files', 'voc_tops', 'role', 'set_apart',
            'Contents', 'ready', 'photo_folder', 'read_coco_files', 'voc_lists', 'read_voc_folder', 'is_path',
            'read_folder', 'read_annotated', 'Unreadable', 'PhotoFolder', 'CocoFolder', 'VocFolder', 'Pairs', 'Sides',
-           'open_pairs', 'open_dataset', 'write_coco', 'draw_sheet', 'photo_notes', 'check_photos', 'describe',
-           'Report', 'check_classes', 'check_unlisted', 'check_pairs', 'check_contents', 'check_data', 'GroupedBatches']
+           'open_pairs', 'open_dataset', 'write_coco', 'draw_sheet', 'photo_notes', 'check_photos', 'tally', 'Report',
+           'check_classes', 'check_unlisted', 'check_pairs', 'check_contents', 'check_data', 'GroupedBatches']
 
 # %% ../nbs/21_your_data.ipynb #20239030
 import hashlib
@@ -651,7 +651,7 @@ def check_photos(samples: Sequence[Sample], faults: list[Fault]) -> dict[str, st
     return seen
 
 # %% ../nbs/21_your_data.ipynb #ffd6f443
-def describe(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str, Any]:
+def tally(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str, Any]:
     "Images, objects by class and by COCO's sizes (area below 32 x 32, to 96 x 96, above), objects an image, sizes of images."
     targets = [target for _, target in samples]
     real = [t["iscrowd"] == 0 for t in targets]
@@ -731,7 +731,7 @@ def check_pairs(source: Any, held_out: Any, class_names: Sequence[str] | None) -
             area = target["boxes"][:, 2:].prod(1) * h * w
             samples.append((Path(f"item {side.places[i]}"), dict(labels=target["labels"], area=area, size=torch.tensor([h, w]),
                                                                iscrowd=target.get("iscrowd", target["labels"] * 0))))
-        report.parts[name] = describe(samples, report.class_names)
+        report.parts[name] = tally(samples, report.class_names)
     check_classes(report)
     return report
 
@@ -740,7 +740,7 @@ def check_contents(contents: Contents, report: Report, both: dict[str, list[Samp
     "Add to a report what the photographs of both sides hold, and what is wrong with them and with the classes."
     seen = list[dict[str, str]]()
     for name, samples in both.items():
-        before, report.parts[name] = len(report.faults), describe(samples, report.class_names)
+        before, report.parts[name] = len(report.faults), tally(samples, report.class_names)
         seen.append(check_photos(samples, report.faults))
         black = len({f.file for f in report.faults[before:] if f.then == BLACK})
         if black > max(1, tolerance * len(samples)):

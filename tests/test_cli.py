@@ -11,6 +11,7 @@ from detr_lit.cli import app, changed, find_in_files, find_pictures, in_batches
 from detr_lit.data import ToyDetectionDataset
 from detr_lit.detr import DETR, bundled
 from detr_lit.folders import Sides, write_coco
+from detr_lit.inference import predict
 from detr_lit.train import RECIPES
 from detr_lit.voc import write_voc
 
@@ -201,6 +202,17 @@ def test_detections_do_not_depend_on_the_company(tmp_path):
         assert torch.allclose(a["boxes"], b["boxes"], atol=1e-2) and torch.equal(a["labels"], b["labels"])
     large, small = alone[4], list(find_in_files(model, [files[4]], failed=failed))[0]
     assert large[2]["boxes"].max() > 128 and small[1].shape == (3, 200, 150)
+
+
+def test_a_picture_that_the_model_refuses_stops_nobody_else(tmp_path, picture, monkeypatch):
+    torchvision.utils.save_image(torch.zeros(3, 40, 30), tmp_path / "odd.png")
+    whole = predict
+    def picky(model, images, *more):
+        if images[0].shape[1] == 40: raise ValueError("too odd")
+        return whole(model, images, *more)
+    monkeypatch.setattr("detr_lit.cli.predict", picky)
+    code, said = run("detect", tmp_path / "odd.png", picture)
+    assert code == 1 and "odd.png: too odd" in said and "shapes.png: " in said
 
 
 def test_batches_hold_one_size_and_no_more_than_asked(tmp_path):

@@ -23,7 +23,6 @@ from detr_lit.folders import (
     VocFolder,
     check_data,
     coco_box,
-    describe,
     draw_sheet,
     open_dataset,
     photo_size,
@@ -31,6 +30,7 @@ from detr_lit.folders import (
     read_folder,
     role,
     set_apart,
+    tally,
     write_coco,
 )
 from detr_lit.pretrained import coco_targets, read_coco
@@ -426,7 +426,7 @@ def test_numbers_of_a_report():
                   iscrowd=tensor([0, 0, 0, 1]), area=tensor([1023., 1024, 9216, 81]), size=tensor([100, 200]))
     no = tensor([])
     none = dict(boxes=torch.zeros(0, 4), labels=no.long(), iscrowd=no.long(), area=no, size=tensor([50, 60]))
-    got = describe([(Path("a"), target), (Path("b"), none)], ["x", "y", "z"])
+    got = tally([(Path("a"), target), (Path("b"), none)], ["x", "y", "z"])
     assert got == dict(images=2, empty=1, objects=3, crowds=1, small=1, medium=1, large=1, most_objects=3, median_objects=1.5,
                        image_sizes=["60 x 50", "200 x 100", "200 x 100"], classes=dict(x=1, y=2, z=0))
 
