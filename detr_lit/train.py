@@ -582,11 +582,10 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
     COCO's numbers every `eval_every` steps and at the end, and `measure`, a function of step and model to a dict of
     numbers, for whatever else you want to know then. model: one to go on with, trained in place; None for a new one.
     out: folder for `checkpoint.pt` (every `save_every` steps, and every `save_minutes` if that is not 0), `log.jsonl`,
-    TensorBoard's files if `tensorboard`, `best` (the highest AP so far) and, at the end, `weights`; Ctrl-C ends the step first,
-    and is saved (in one process). resume: go on from
-    that checkpoint, to the weights that an undisturbed run has. accumulate: parts in which a process works through its
-    images, for large batches in little memory. batch_size: images a step, over all processes. batches: who chooses them,
-    `Batches` or another that is called like it.
+    TensorBoard's files if `tensorboard`, `best` (the highest AP so far) and, at the end, `weights`. resume: go on from
+    that checkpoint, to the weights that an undisturbed run has. Ctrl-C lets the step end and, in one process with an
+    `out`, saves it. accumulate: parts in which a process works through its images, for large batches in little memory.
+    batch_size: images a step, over all processes. batches: who chooses them, `Batches` or another called like it.
     Raises ValueError for an unknown recipe, a number below 1, data without samples or class names, a model for other
     classes and another training's checkpoint, RuntimeError for a folder where another training writes, OSError for one
     that can't be written, FloatingPointError for a loss that is not finite.
