@@ -190,3 +190,10 @@ def test_staging_drops_what_is_gone(tree):
     (tree / "_toc.yml").write_text("format: jb-book\nroot: nbs/01_b\n")
     execute.stage(tree, tree / "_build")
     assert not (book / "nbs/02_c.ipynb").exists() and (book / "nbs/01_b.ipynb").exists()
+
+
+def test_a_kernel_takes_no_port_that_another_may_take(tree):
+    chapter(tree, "01_b", "from ipykernel import get_connection_info", "get_connection_info(unpack=True)['transport']")
+    text, _ = execute.run_chapter(tree / "nbs/01_b.ipynb", tree, 1, 60)
+    shown = json.loads(text)["cells"][2]["outputs"][0]["data"]["text/plain"]
+    assert "".join(shown) == "'ipc'"

@@ -27,7 +27,9 @@ import os
 import platform
 import re
 import shutil
+import socket
 import sys
+import tempfile
 import time
 from base64 import b64decode
 from concurrent.futures import ProcessPoolExecutor
@@ -301,6 +303,14 @@ class Failure(Exception):
     pass
 
 
+def without_ports(client, folder: str) -> None:
+    "Talk to the kernel by files in a folder: two kernels that start at once may choose the same port, and one dies of it."
+    client.create_kernel_manager()
+    if hasattr(socket, "AF_UNIX"):
+        client.km.transport, client.km.ip = "ipc", f"{folder}/kernel"
+        client.km.connection_file = f"{folder}/kernel.json"
+
+
 def run_chapter(source: Path, root: Path, threads: int, timeout: int) -> tuple[str, dict]:
     "Execute a notebook in a fresh kernel -> (it with outputs, as JSON; record), or Failure with cell and traceback."
     from nbclient import NotebookClient
@@ -336,7 +346,9 @@ def run_chapter(source: Path, root: Path, threads: int, timeout: int) -> tuple[s
     )
     start = time.perf_counter()
     try:
-        client.execute()
+        with tempfile.TemporaryDirectory() as folder:
+            without_ports(client, folder)
+            client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
         bad = next(
             (
