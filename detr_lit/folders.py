@@ -534,7 +534,9 @@ class Pairs(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
         if not 0 <= i < len(self): raise IndexError(f"index {i} is not in 0..{len(self) - 1}")
         try:
-            image, target = self.samples[self.places[i]]
+            pair = self.samples[self.places[i]]
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2: raise ValueError("want a pair (image, target)")
+            image, target = pair
             if isinstance(image, Tensor) and image.dtype == torch.uint8: image = image.float() / 255
             check_targets([target], 10**9, len(self.class_names))
             return as_images([image])[0], target

@@ -1,5 +1,6 @@
 """The command line."""
 import json
+import shutil
 
 import pytest
 import torch
@@ -30,8 +31,8 @@ def picture(tmp_path):
 def test_version_and_help():
     assert run("version") == (0, f"detr_lit {detr_lit.__version__}, torch {__import__('torch').__version__}\n")
     code, said = run("--help")
-    assert code == 0 and all(c in said for c in ("train", "eval", "detect", "export", "data", "plot", "version"))
-    for command in ("train", "eval", "detect", "export", "data check", "plot"):
+    assert code == 0 and all(c in said for c in ("train", "eval", "detect", "export", "data", "plot", "repro", "version"))
+    for command in ("train", "eval", "detect", "export", "data check", "plot", "repro"):
         assert "Example: detr-lit " + command in " ".join(run(*command.split(), "--help")[1].split())
 
 
@@ -102,6 +103,59 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     assert code == 130 and f"--resume goes on from {tmp_path / 'mine' / 'checkpoint.pt'}" in said
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A training of two steps from the command line, and what it said."
+    out = tmp_path_factory.mktemp("finished") / "mine"
+    code, said = run("train", "--out", out, "--steps", 2, "--batch-size", 2, "--json",
+                     "--set", "model.num_queries=6", "--set", "lr=2e-3")
+    assert code == 0, said
+    return out, json.loads(said[said.rindex('{"step"'):])
+
+
+def test_a_training_ends_in_json_and_remembers_its_options(finished, monkeypatch):
+    out, last = finished
+    assert last["step"] == 2 and 0 <= last["AP"] <= 1 and last["weights"] == str(out / "weights")
+    seen = {}
+    def train_detr(steps, batch, **more): return seen.update(more, steps=steps, batch=batch), [dict(AP=0, AP50=0)]
+    monkeypatch.setattr("detr_lit.cli.train_detr", train_detr)
+    (out.parent / "other").mkdir(exist_ok=True)
+    assert run("train", "--config", out / "options.yaml", "--out", out.parent / "other")[0] == 0
+    assert (seen["steps"], seen["batch"], seen["recipe"].lr, seen["recipe"].model["num_queries"]) == (2, 2, 2e-3, 6)
+
+
+def test_a_training_is_reproduced_to_the_bit(finished):
+    code, said = run("repro", finished[0], "--out", finished[0].parent / "again")
+    assert code == 0 and said.strip().endswith("the weights are equal")
+    assert (finished[0].parent / "again" / "weights" / "model.safetensors").exists()
+
+
+def test_another_end_is_not_called_reproduced(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    *before, last = log.read_text().splitlines()
+    log.write_text("\n".join([*before, json.dumps(json.loads(last) | {"AP50": .9})]))
+    options = tmp_path / "run" / "options.yaml"
+    options.write_text(options.read_text().replace("seed: 0", "seed: 1"))
+    code, said = run("repro", tmp_path / "run")
+    assert code == 1 and "the weights are others" in said and "not reproduced" in said
+    assert run("repro", tmp_path / "run", "--tolerance", 1)[0] == 0
+
+
+@pytest.mark.parametrize("file, text, complaint", [
+    ("log.jsonl", "", "is empty or damaged"), ("log.jsonl", "{\n", "is empty or damaged"), ("log.jsonl", "3\n", "without AP50"),
+    ("log.jsonl", '{"AP": null, "AP50": 0.1}\n', "without AP50"), ("log.jsonl", None, "No such file"),
+    ("options.yaml", "a: [", "options.yaml"), ("options.yaml", "- 1", "a training's options"),
+    ("options.yaml", "lr: 3", "a training's options"), ("options.yaml", None, "No such file"),
+    ("weights/model.safetensors", None, "No such file")])
+def test_a_damaged_run_is_not_repeated(finished, tmp_path, file, text, complaint):
+    shutil.copytree(finished[0], tmp_path / "run")
+    if text is None: (tmp_path / "run" / file).unlink()
+    else: (tmp_path / "run" / file).write_text(text)
+    code, said = run("repro", tmp_path / "run")
+    assert code == 1 and said.startswith("error: ") and complaint in said and len(said.splitlines()) == 1
+
+
 def test_settings_change_a_recipe():
     plain = RECIPES["plain"]
     new = changed(plain, ["lr=1e-3", "model.dropout=0.5", "bf16=true", "schedule=constant", "helper={}"])
@@ -120,6 +174,7 @@ def test_options_from_a_file_and_the_command_line_wins(tmp_path, monkeypatch):
     monkeypatch.setattr("detr_lit.cli.train_detr", train_detr)
     file = tmp_path / "plan.yaml"
     file.write_text(f"steps: 7\nbatch_size: 3\nrecipe: plain\nset: [lr=0.5]\nout: {tmp_path / 'out'}\n")
+    (tmp_path / "out").mkdir()
     code, said = run("train", "--config", file, "--steps", 9)
     assert code == 0 and (asked["steps"], asked["batch"], asked["recipe"].lr, asked["out"]) == (9, 3, 0.5, tmp_path / "out"), said
     for bad, word in (("steps: [", "plan.yaml"), ("just words", "no options"), ("stepz: 3", "unknown stepz")):

@@ -108,7 +108,8 @@ GENERATED = {
     "book/nbs/concordance.toml": CONCORDANCE,
     "tests/test_one.py": "def test_area(): pass\n",
 }
-PAPER = [*ONE, text("## In `code`\n\nEquations 1 and 2."), text(BOX)]
+THREADS = "Asked in detr#12, #13 and act#9, `detr#14`, not in other#15. Alone, #16 says nothing."
+PAPER = [*ONE, text("## In `code`\n\nEquations 1 and 2."), text(BOX), text(THREADS)]
 
 
 def test_split():
@@ -230,6 +231,12 @@ def test_source_page_links_back(built):
     page = built["source/one.html"]
     assert '<a href="../nbs/01_one.html">One</a>' in page
     assert 'href="../nbs/01_one.html#cell-bbbb2222"' in page and 'id="cell-bbbb2222"' in built["nbs/01_one.html"]
+
+
+def test_threads_are_linked(built):
+    found = re.findall(r'href="https://github.com/([^"]+/issues/\d+)">([^<]+)<', built["nbs/01_one.html"])
+    assert found == [("facebookresearch/detr/issues/12", "detr#12"), ("facebookresearch/detr/issues/13", "#13"),
+                     ("tonyzhaozh/act/issues/9", "act#9")]
 
 
 def test_cost_and_fact(built):

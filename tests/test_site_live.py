@@ -202,7 +202,8 @@ def test_a_duplicate_comes_and_goes(play):
     assert play.pairs("greedy") == {0: 0, 1: 0, 2: 2} and play.pairs("best") == {0: 0, 1: 1, 2: 2}
     left, right = play.root.locator(".live-scene").all()
     assert left.locator(".live-q.twice").count() == 1 and right.locator(".live-q.twice").count() == 0
-    assert "Claimed twice: 0. Left over: 1 and 3." in left.inner_text() and "Left over: 3." in right.inner_text()
+    assert "Claimed twice: query 0. Left over: queries 1 and 3." in left.inner_text()
+    assert "Left over: query 3." in right.inner_text()
     play.said("Query 0 is claimed by A and B: a duplicate")
     play.consistent()
     play.root.locator("[name=rule]").select_option("pairs")

@@ -221,6 +221,31 @@ class AltText(SphinxTransform):
                 )
 
 
+REPOSITORIES = {
+    "detr": "facebookresearch/detr", "transformers": "huggingface/transformers", "mmdet": "open-mmlab/mmdetection",
+    "mmdetection": "open-mmlab/mmdetection", "Deformable-DETR": "fundamentalvision/Deformable-DETR", "DINO": "IDEA-Research/DINO",
+    "RT-DETR": "lyuwenyu/RT-DETR", "rf-detr": "roboflow/rf-detr", "act": "tonyzhaozh/act", "tonyzhaozh/act": "tonyzhaozh/act"}
+THREAD = re.compile(rf"(?<![\w/-])(?P<name>{'|'.join(sorted(REPOSITORIES, key=len, reverse=True))})?#(?P<number>\d+)\b")
+
+
+class Threads(SphinxTransform):
+    "detr#256 in running text, and #257 after it, lead to the thread."
+
+    default_priority = 402
+
+    def apply(self, **kwargs):
+        for text in list(self.document.findall(nodes.Text)):
+            if isinstance(text.parent, (nodes.FixedTextElement, nodes.literal, nodes.reference, nodes.comment)): continue
+            repository, parts, end = None, [], 0
+            for m in THREAD.finditer(text):
+                repository = REPOSITORIES.get(m["name"], repository)
+                if not repository: continue
+                parts += [nodes.Text(text[end:m.start()]),
+                          nodes.reference(m[0], m[0], refuri=f"https://github.com/{repository}/issues/{m['number']}")]
+                end = m.end()
+            if parts: text.parent.replace(text, [*parts, nodes.Text(text[end:])])
+
+
 def source_pages(app):
     "One page for each module, with line anchors (#L12), and a link from every cell's mark to the cell."
     for module, file in module_files(app.config.book_package).items():
@@ -464,6 +489,7 @@ def setup(app):
     app.add_config_value("book_facts", "nbs/paper_facts.toml", "env", str)
     app.add_transform(ExportBadge)
     app.add_transform(AltText)
+    app.add_transform(Threads)
     app.add_directive("cost", Cost)
     app.add_directive("facts", Facts)
     app.add_role("fact", Fact())

@@ -114,7 +114,7 @@
   function rest(found) {
     const count = state.predictions.map((_, q) => found.filter((x) => x === q).length), which = (test) => count.flatMap((n, q) => (test(n) ? [q] : []));
     const twice = which((n) => n > 1), spare = which((n) => !n);
-    return (twice.length ? `Claimed twice: ${list(twice)}. ` : "") + (spare.length ? `Left over: ${list(spare)}.` : "None is left over.");
+    return (twice.length ? `Claimed twice: query ${list(twice)}. ` : "") + (spare.length ? `Left over: ${spare.length > 1 ? "queries" : "query"} ${list(spare)}.` : "None is left over.");
   }
 
   function verdict(cost, left, right) {
