@@ -246,3 +246,13 @@ def test_source_pages_lead_back(site):
         assert re.search(
             r'class="source-chapter".*?href="\.\./nbs/\w+\.html"', (site / "source" / f"{m}.html").read_text("utf-8")
         ), m
+
+
+def test_all_questions_are_listed_with_their_places(site):
+    asked = set()
+    for file in (ROOT / f"{f}.ipynb" for f in execute.chapters_in_toc(ROOT)):
+        if file.exists(): asked |= set(re.findall(r'exercise-start\}.*\n\s*":label: ([\w-]+)', file.read_text("utf-8")))
+    page = (site / "nbs/questions.html").read_text("utf-8")
+    linked = set(re.findall(r'href="\w+\.html#(q-[\w-]+)"', page))
+    assert len(asked) > 100 and linked == asked
+    assert re.search(r"Question \d+</span></a>: Is it enough\? \(<a [^>]*issues/9\">detr#9<", page)

@@ -1,9 +1,10 @@
-"""Two pages that are made of the others: the concordance with the paper, and the ledger of differences.
+"""Three pages that are made of the others: the concordance with the paper, the ledger of differences, all questions.
 
 - ```` ```{concordance} ````: paper item -> place in a chapter -> symbol of the package -> test, from nbs/concordance.toml.
   `faults` compares this file with the chapters, the modules and the tests; each fault is a warning.
 - ```` ```{ledger} ````: the boxes "Paper, code, ours" of all chapters, as they stand there. A chapter of the spine without
   one is a warning, unless a line `06_matcher: why` in the directive excuses it.
+- ```` ```{questions} ````: the questions of all chapters, each with the threads of readers that it or its answer names.
 """
 
 from __future__ import annotations
@@ -373,6 +374,34 @@ def fill_ledger(app, doctree, docname):
         stand_in.replace_self(found)
 
 
+# ---------------------------------------------------------------- all questions
+ASKED = re.compile(r"\{exercise-start\} *([^\n]*)\n:label: (\S+)\n(.*?)\{solution-end\}", re.S)
+
+
+class Questions(SphinxDirective):
+    "```{questions}``` lists the questions of all chapters, each with the threads that it or its answer names."
+
+    def run(self):
+        out = []
+        for doc in getattr(self.config, "external_site_map", None) or sorted(self.env.found_docs):
+            file = Path(self.env.doc2path(doc))
+            if doc not in self.env.found_docs or file.suffix != ".ipynb": continue
+            self.env.note_dependency(str(file))
+            found = ASKED.findall("\n".join(source for _, source in cells(file)))
+            if not found: continue
+            title, _ = self.state.inline_text(headings(file)[0], self.lineno)
+            section = nodes.section("", nodes.title("", "", *title), ids=[nodes.make_id(f"questions-{Path(doc).name}")])
+            items = nodes.bullet_list()
+            for asked, label, text in found:
+                threads = dict.fromkeys(m[0] for m in nbdev_cells.THREAD.finditer(text) if m["name"])
+                named = f" ({', '.join(threads)})" if threads else ""
+                words, _ = self.state.inline_text(f"{{ref}}`{label}`: {asked}{named}", self.lineno)
+                items += nodes.list_item("", nodes.paragraph("", "", *words))
+            section += items
+            out.append(section)
+        return out
+
+
 def setup(app):
     app.add_config_value("book_concordance", "nbs/concordance.toml", "env", str)
     app.add_node(Place)
@@ -380,6 +409,7 @@ def setup(app):
     app.add_transform(BoxIds)
     app.add_directive("concordance", Concordance)
     app.add_directive("ledger", Ledger)
+    app.add_directive("questions", Questions)
     app.connect("doctree-resolved", resolve_places)
     app.connect("doctree-resolved", fill_ledger)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,7 +6,7 @@
   this site; each mark in a source page links back to its cell.
 - `{cost}`: measured time and memory of the run that made the page.  `{fact}`: a number of the paper, with its source.
 - `<!-- api -->` in a page: the API of every module, each with a link to the chapter that builds it.
-- `{concordance}` and `{ledger}`, two pages made of all others: see concordance.py.
+- `{concordance}`, `{ledger}` and `{questions}`, pages made of all others: see concordance.py.
 - A figure without alternative text is a warning, and the build takes warnings for errors.
 """
 
