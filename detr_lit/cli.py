@@ -304,7 +304,7 @@ def in_batches(files: Iterable[Path], batch_size: int, short: int | None, failed
     for file in files:
         try: photo = read_photo(file).float() / 255
         except (ValueError, OSError) as e:
-            failed.append(f"{file}: {e}")
+            failed.append(str(e) if str(e).startswith(str(file)) else f"{file}: {e}")
             continue
         height, width = photo.shape[1:]
         seen = tvf.resize(photo, [*official_size(height, width, short, round(short * 1333 / 800))], antialias=True) if short else photo

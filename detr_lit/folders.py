@@ -7,8 +7,8 @@ __all__ = ['STOPS', 'NO_IMAGE', 'NO_OBJECT', 'CUT', 'OWN_SIZE', 'BLACK', 'Sample
            'find_photo', 'read_voc_files', 'voc_names', 'number', 'coco_files', 'voc_tops', 'role', 'set_apart',
            'Contents', 'ready', 'photo_folder', 'read_coco_files', 'voc_lists', 'read_voc_folder', 'is_path',
            'read_folder', 'read_annotated', 'Unreadable', 'PhotoFolder', 'CocoFolder', 'VocFolder', 'Pairs', 'Sides',
-           'open_pairs', 'open_dataset', 'write_coco', 'draw_sheet', 'photo_notes', 'check_photos', 'tally', 'Report',
-           'check_classes', 'check_unlisted', 'check_pairs', 'check_contents', 'check_data', 'GroupedBatches']
+           'open_pairs', 'open_dataset', 'write_coco', 'draw_sheet', 'photo_notes', 'check_photos', 'tally', 'plural',
+           'Report', 'check_classes', 'check_unlisted', 'check_pairs', 'check_contents', 'check_data', 'GroupedBatches']
 
 # %% ../nbs/21_your_data.ipynb #20239030
 import hashlib
@@ -537,6 +537,7 @@ class Pairs(Dataset):
             pair = self.samples[self.places[i]]
             if not isinstance(pair, (tuple, list)) or len(pair) != 2: raise ValueError("want a pair (image, target)")
             image, target = pair
+            if not isinstance(target, dict): raise ValueError(f"targets: want a dict of boxes and labels, got {type(target).__name__}")
             if isinstance(image, Tensor) and image.dtype == torch.uint8: image = image.float() / 255
             check_targets([target], 10**9, len(self.class_names))
             return as_images([image])[0], target
@@ -667,6 +668,9 @@ def tally(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str, An
                 classes={name: labels[k] for k, name in enumerate(class_names, 1)})
 
 # %% ../nbs/21_your_data.ipynb #ea18880e
+def plural(n: int, word: str) -> str: return f"{n} {word}" + "s" * (n != 1)
+
+
 @dataclass
 class Report:
     "What `check_data` found. `ok`: no training stops for it; `str` for people, `as_dict` for JSON."
@@ -684,9 +688,9 @@ class Report:
         return asdict(self) | dict(ok=self.ok, faults=[asdict(f) | dict(severity=f.severity) for f in self.faults])
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {self.kind}, {len(self.class_names)} classes"]
+        lines = [f"{self.source}: {self.kind}, {len(self.class_names)} class" + "es" * (len(self.class_names) != 1)]
         for name, p in self.parts.items():
-            lines += [f"{name}: {p['images']} images ({p['empty']} empty), {' / '.join(p['image_sizes'])} pixels (smallest / median / largest)",
+            lines += [f"{name}: {plural(p['images'], 'image')} ({p['empty']} empty), {' / '.join(p['image_sizes'])} pixels (smallest / median / largest)",
                       f"  {p['objects']} objects: {p['small']} small, {p['medium']} medium, {p['large']} large; {p['crowds']} crowds; "
                       f"at most {p['most_objects']} an image, so num_queries wants to be that or more"]
         for k, name in enumerate(self.class_names):
@@ -694,7 +698,7 @@ class Report:
             lines.append(f"  label {k + 1}: {name}{said}: " + ", ".join(f"{p['classes'][name]} {side}" for side, p in self.parts.items()))
         order = sorted(self.faults, key=lambda f: f.severity)
         errors = sum(f.severity == "error" for f in order)
-        return "\n".join([*lines, *map(str, order), f"{errors} errors, {len(order) - errors} warnings"])
+        return "\n".join([*lines, *map(str, order), f"{plural(errors, 'error')}, {plural(len(order) - errors, 'warning')}"])
 
 # %% ../nbs/21_your_data.ipynb #6c70976c
 def check_classes(report: Report) -> None:

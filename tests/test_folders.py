@@ -414,7 +414,7 @@ def test_the_report(coco_root):
     report = check_data(coco_root)
     text, plain = str(report), json.loads(json.dumps(report.as_dict()))
     assert "label 2: dog (category 5): 12 train, 4 held out" in text and "train: 12 images (0 empty), 40 x 30" in text
-    assert "35 objects" in text and text.endswith("0 errors, 1 warnings") and "wanted four finite numbers" in text
+    assert "35 objects" in text and text.endswith("0 errors, 1 warning") and "wanted four finite numbers" in text
     assert plain["ok"] and plain["faults"][0]["severity"] == "warning"
     assert plain["parts"]["train"]["classes"] == dict(cat=11, dog=12, bird=12)
     assert plain["category_ids"] == [2, 5, 9] and plain["kind"] == "COCO"

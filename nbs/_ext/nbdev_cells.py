@@ -24,6 +24,7 @@ from pathlib import Path
 
 import nbformat
 import pybtex.plugin
+import sphinx_exercise
 from docutils import nodes
 from docutils.parsers.rst import directives
 from pygments import highlight
@@ -222,9 +223,18 @@ class AltText(SphinxTransform):
 
 
 REPOSITORIES = {
-    "detr": "facebookresearch/detr", "transformers": "huggingface/transformers", "mmdet": "open-mmlab/mmdetection",
-    "mmdetection": "open-mmlab/mmdetection", "Deformable-DETR": "fundamentalvision/Deformable-DETR", "DINO": "IDEA-Research/DINO",
-    "RT-DETR": "lyuwenyu/RT-DETR", "rf-detr": "roboflow/rf-detr", "act": "tonyzhaozh/act", "tonyzhaozh/act": "tonyzhaozh/act"}
+    "detr": "facebookresearch/detr",
+    "Deformable-DETR": "fundamentalvision/Deformable-DETR",
+    "DINO": "IDEA-Research/DINO",
+    "RT-DETR": "lyuwenyu/RT-DETR",
+    "rf-detr": "roboflow/rf-detr",
+    "transformers": "huggingface/transformers",
+    "mmdet": "open-mmlab/mmdetection",
+    "mmdetection": "open-mmlab/mmdetection",
+    "detectron2": "facebookresearch/detectron2",
+    "act": "tonyzhaozh/act",
+    "tonyzhaozh/act": "tonyzhaozh/act",
+}
 THREAD = re.compile(rf"(?<![\w/-])(?P<name>{'|'.join(sorted(REPOSITORIES, key=len, reverse=True))})?#(?P<number>\d+)\b")
 
 
@@ -323,7 +333,7 @@ def plain_docstring(app, what, name, obj, options, lines):
     "Our docstrings are plain text with `code` in backticks: in reStructuredText nothing is mark-up by chance."
     out, previous = [], None
     for line in lines:
-        text, indent = line.strip(), len(line) - len(line.lstrip())
+        text, indent = re.sub(r"^(Example: )(.+)", r"\1`\2`", line.strip()), len(line) - len(line.lstrip())
         if re.match(r"[-*] ", text):
             text, bullet = text[2:], True
         else:
@@ -484,7 +494,14 @@ def in_parallel(app):
         app.extensions[name].parallel_read_safe = app.extensions[name].parallel_write_safe = True
 
 
+def call_them_questions():
+    "sphinx-exercise says Exercise; here five chapters are called so, after the syllabus, and what it numbers are questions."
+    for module in (sphinx_exercise, sphinx_exercise.directive, sphinx_exercise.nodes):
+        module.translate = lambda text: text.replace("Exercise", "Question")
+
+
 def setup(app):
+    call_them_questions()
     app.add_config_value("book_package", "", "env", str)
     app.add_config_value("book_facts", "nbs/paper_facts.toml", "env", str)
     app.add_transform(ExportBadge)
