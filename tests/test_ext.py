@@ -106,10 +106,12 @@ GENERATED = {
     "book/nbs/ledger.md": "# Ledger\n\n```{ledger}\n```\n",
     "book/nbs/concordance.md": "# Concordance\n\n```{concordance}\n```\n",
     "book/nbs/concordance.toml": CONCORDANCE,
+    "book/nbs/glossary.md": "# Glossary\n\n```{glossary}\nbox\n  Four sides.\n\nbox office\n  A place.\n```\n",
     "tests/test_one.py": "def test_area(): pass\n",
 }
 THREADS = "Asked in detr#12, #13 and act#9, `detr#14`, not in other#15. Alone, #16 says nothing."
-PAPER = [*ONE, text("## In `code`\n\nEquations 1 and 2."), text(BOX), text(THREADS)]
+TERMS = "## The box\n\nNo `box`, no shoebox; two Boxes, one box, a box office."
+PAPER = [*ONE, text("## In `code`\n\nEquations 1 and 2."), text(BOX), text(THREADS), text(TERMS)]
 
 
 def test_split():
@@ -237,6 +239,13 @@ def test_threads_are_linked(built):
     found = re.findall(r'href="https://github.com/([^"]+/issues/\d+)">([^<]+)<', built["nbs/01_one.html"])
     assert found == [("facebookresearch/detr/issues/12", "detr#12"), ("facebookresearch/detr/issues/13", "#13"),
                      ("tonyzhaozh/act/issues/9", "act#9")]
+
+
+def test_first_uses_lead_to_the_glossary(built):
+    page = built["nbs/01_one.html"]
+    found = re.findall(r'href="glossary\.html#(term-[\w-]+)"[^>]*><span class="first-use">([^<]+)<', page)
+    assert found == [("term-box", "Boxes"), ("term-box-office", "box office")]
+    assert "first-use" not in built["nbs/glossary.html"]
 
 
 def test_cost_and_fact(built):

@@ -256,6 +256,39 @@ class Threads(SphinxTransform):
             if parts: text.parent.replace(text, [*parts, nodes.Text(text[end:])])
 
 
+@cache
+def first_uses(glossary: Path, changed: float) -> tuple[dict[str, str], re.Pattern]:
+    "The terms of the glossary by their small letters, and what finds them, plural or not, in a text."
+    terms = {t.lower(): t for t in re.findall(r"^(?![#`])(\S.*)\n  \S", glossary.read_text("utf-8"), re.M)}
+    words = "|".join(map(re.escape, sorted(terms, key=len, reverse=True)))
+    return terms, re.compile(rf"(?<![\w-])({words})(?:s|es)?(?![\w-])", re.I)
+
+
+class FirstUses(SphinxTransform):
+    "In each chapter, the first use of every term of nbs/glossary.md leads there."
+
+    default_priority = 403
+
+    def apply(self, **kwargs):
+        glossary = Path(self.env.srcdir, "nbs/glossary.md")
+        if not glossary.exists() or Path(self.env.doc2path(self.env.docname)).suffix != ".ipynb": return
+        self.env.note_dependency(str(glossary))
+        terms, pattern = first_uses(glossary, glossary.stat().st_mtime)
+        used = set()
+        for text in list(self.document.findall(nodes.Text)):
+            if not isinstance(text.parent, nodes.paragraph) or text.parent["classes"]: continue
+            parts, end = [], 0
+            for m in pattern.finditer(text):
+                term = terms[m[1].lower()]
+                if term in used: continue
+                used.add(term)
+                link = addnodes.pending_xref("", nodes.inline("", m[0], classes=["first-use"]), refdomain="std", reftype="term",
+                                             reftarget=term, refexplicit=True, refwarn=True, refdoc=self.env.docname)
+                parts += [nodes.Text(text[end:m.start()]), link]
+                end = m.end()
+            if parts: text.parent.replace(text, [*parts, nodes.Text(text[end:])])
+
+
 def source_pages(app):
     "One page for each module, with line anchors (#L12), and a link from every cell's mark to the cell."
     for module, file in module_files(app.config.book_package).items():
@@ -507,6 +540,7 @@ def setup(app):
     app.add_transform(ExportBadge)
     app.add_transform(AltText)
     app.add_transform(Threads)
+    app.add_transform(FirstUses)
     app.add_directive("cost", Cost)
     app.add_directive("facts", Facts)
     app.add_role("fact", Fact())
