@@ -537,12 +537,16 @@ class Keeper:
 # %% ../nbs/09_train.ipynb #c2fd2e1e
 @contextmanager
 def patience(wanted: bool = True) -> Iterator[list[int]]:
-    "Note Ctrl-C in a list, so that what is under way can end; a second one interrupts at once. Not wanted: nothing is changed."
+    """Note Ctrl-C in a list, so that what is under way can end; a second one interrupts at once.
+
+    Not wanted, or ignored by who started this process in the background: nothing is changed.
+    """
     asked = list[int]()
     def note(number: int, frame: Any) -> None:
         if asked: raise KeyboardInterrupt
         asked.append(number)
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if not wanted or ignored or threading.current_thread() is not threading.main_thread():
         yield asked
         return
     before = signal.signal(signal.SIGINT, note)

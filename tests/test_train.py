@@ -459,7 +459,21 @@ class Pressed(ToyDetectionDataset):
         return super().__getitem__(i)
 
 
-def test_ctrl_c_ends_the_step_and_is_saved(tmp_path):
+@pytest.fixture
+def interrupt():
+    "Ctrl-C as a terminal has it, wherever the tests run; put back afterwards."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored(interrupt):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)                            # as by a shell for what runs in its background
+    with patience() as asked: signal.raise_signal(signal.SIGINT)
+    assert asked == [] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_ctrl_c_ends_the_step_and_is_saved(tmp_path, interrupt):
     def pressed(): return Pressed(64, image_size=64, max_objects=2)
     before, file = signal.getsignal(signal.SIGINT), tmp_path / "checkpoint.pt"
     straight, _ = quick(5)
