@@ -118,7 +118,7 @@
   }
 
   function verdict(cost, left, right) {
-    const [one, other] = [left, right].map((found) => Math.round(100 * total(cost, found)) / 100), more = one - other, twice = left.find((q, o) => left.indexOf(q) !== o);
+    const more = total(cost, left) - total(cost, right), twice = left.find((q, o) => left.indexOf(q) !== o);
     if (state.weights.every((w) => !w)) return "With all weights at 0, every assignment costs nothing.";
     if (twice !== undefined) return `Query ${twice} is claimed by ${list(left.flatMap((q, o) => (q === twice ? [letter(o)] : [])))}: a duplicate. One to one, each object has a query of its own, for ${fixed(-more)} more.`;
     if (state.rule === "favourites") return "Each favourite is free, so the favourites are the best assignment.";
