@@ -106,7 +106,7 @@ CONFIG = typer.Option(help="A YAML file with options, 'batch-size: 8' and so on.
 # %% ../nbs/cli.ipynb #4f082eee
 REPEATED = ("data", "recipe", "settings", "start", "steps", "seed", "batch_size", "accumulate", "eval_every", "short", "held_out")
 
-# %% ../nbs/cli.ipynb #abd95d05
+
 def ended(out: Path, options: dict[str, Any], row: dict[str, Any], as_json: bool) -> str:
     "Leave those of a training's `options` that shape its result in options.yaml -> what to say of its last row."
     flags = {"set" if k == "settings" else k.replace("_", "-"): options[k] for k in REPEATED if options[k] is not None}

@@ -238,6 +238,16 @@ REPOSITORIES = {
 THREAD = re.compile(rf"(?<![\w/-])(?P<name>{'|'.join(sorted(REPOSITORIES, key=len, reverse=True))})?#(?P<number>\d+)\b")
 
 
+def linked(text: nodes.Text, pattern: re.Pattern, link) -> None:
+    "Put `link(match)`, a node or None, in the place of what a pattern finds in a text."
+    parts, end = [], 0
+    for m in pattern.finditer(text):
+        if (node := link(m)) is None: continue
+        parts += [nodes.Text(text[end:m.start()]), node]
+        end = m.end()
+    if parts: text.parent.replace(text, [*parts, nodes.Text(text[end:])])
+
+
 class Threads(SphinxTransform):
     "detr#256 in running text, and #257 after it, lead to the thread."
 
@@ -246,26 +256,26 @@ class Threads(SphinxTransform):
     def apply(self, **kwargs):
         for text in list(self.document.findall(nodes.Text)):
             if isinstance(text.parent, (nodes.FixedTextElement, nodes.literal, nodes.reference, nodes.comment)): continue
-            repository, parts, end = None, [], 0
-            for m in THREAD.finditer(text):
-                repository = REPOSITORIES.get(m["name"], repository)
-                if not repository: continue
-                parts += [nodes.Text(text[end:m.start()]),
-                          nodes.reference(m[0], m[0], refuri=f"https://github.com/{repository}/issues/{m['number']}")]
-                end = m.end()
-            if parts: text.parent.replace(text, [*parts, nodes.Text(text[end:])])
+            named: list[str] = []
+
+            def link(m, named=named):
+                if m["name"]: named.append(m["name"])
+                if not named: return None
+                return nodes.reference(m[0], m[0], refuri=f"https://github.com/{REPOSITORIES[named[-1]]}/issues/{m['number']}")
+
+            linked(text, THREAD, link)
 
 
 @cache
-def first_uses(glossary: Path, changed: float) -> tuple[dict[str, str], re.Pattern]:
-    "The terms of the glossary by their small letters, and what finds them, plural or not, in a text."
+def glossary_terms(glossary: Path, changed: float) -> tuple[dict[str, str], re.Pattern]:
+    "The terms of a glossary by their small letters, and what finds them, plural or not; `changed` is when it was written."
     terms = {t.lower(): t for t in re.findall(r"^(?![#`])(\S.*)\n  \S", glossary.read_text("utf-8"), re.M)}
     words = "|".join(map(re.escape, sorted(terms, key=len, reverse=True)))
     return terms, re.compile(rf"(?<![\w-])({words})(?:s|es)?(?![\w-])", re.I)
 
 
 class FirstUses(SphinxTransform):
-    "In each chapter, the first use of every term of nbs/glossary.md leads there."
+    "In each chapter, the first use of every term of nbs/glossary.md leads there; one across the end of a line is no use."
 
     default_priority = 403
 
@@ -273,20 +283,18 @@ class FirstUses(SphinxTransform):
         glossary = Path(self.env.srcdir, "nbs/glossary.md")
         if not glossary.exists() or Path(self.env.doc2path(self.env.docname)).suffix != ".ipynb": return
         self.env.note_dependency(str(glossary))
-        terms, pattern = first_uses(glossary, glossary.stat().st_mtime)
+        terms, pattern = glossary_terms(glossary, glossary.stat().st_mtime)
         used = set()
+
+        def link(m):
+            term = terms[m[1].lower()]
+            if term in used: return None
+            used.add(term)
+            return addnodes.pending_xref("", nodes.inline("", m[0], classes=["first-use"]), refdomain="std", reftype="term",
+                                         reftarget=term, refexplicit=True, refwarn=True, refdoc=self.env.docname)
+
         for text in list(self.document.findall(nodes.Text)):
-            if not isinstance(text.parent, nodes.paragraph) or text.parent["classes"]: continue
-            parts, end = [], 0
-            for m in pattern.finditer(text):
-                term = terms[m[1].lower()]
-                if term in used: continue
-                used.add(term)
-                link = addnodes.pending_xref("", nodes.inline("", m[0], classes=["first-use"]), refdomain="std", reftype="term",
-                                             reftarget=term, refexplicit=True, refwarn=True, refdoc=self.env.docname)
-                parts += [nodes.Text(text[end:m.start()]), link]
-                end = m.end()
-            if parts: text.parent.replace(text, [*parts, nodes.Text(text[end:])])
+            if isinstance(text.parent, nodes.paragraph) and not text.parent["classes"]: linked(text, pattern, link)
 
 
 def source_pages(app):
