@@ -30,7 +30,7 @@ def label_names(labels: list[int], class_names: Sequence[str] | None = None) -> 
 # %% ../nbs/00_data.ipynb #9d1be828
 def bright(color: Any) -> bool:
     "Whether black is easier to read on a colour than white."
-    return float(np.dot(to_rgb(color), (.299, .587, .114))) > .4
+    return float(np.dot(np.power(to_rgb(color), 2.2), (.2126, .7152, .0722))) > .18
 
 
 def show_boxes(ax: Axes, image: Float[Tensor, "3 H W"] | None, boxes: Float[Tensor, "M 4"],

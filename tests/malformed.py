@@ -344,5 +344,5 @@ ROWS = [
     pairs("an image up to 255", item(3, image=lambda x: x * 255), "[0, 1]"),
     pairs("channels last", item(3, image=lambda x: x.permute(1, 2, 0)), "[30, 40, 3]"),
     pairs("an image in place of a pair", lambda data: data.__setitem__(3, data[3][0]), "want a pair (image, target)"),
-    pairs("no target", lambda data: data.__setitem__(3, (data[3][0], None)), "targets"),
+    pairs("no target", lambda data: data.__setitem__(3, (data[3][0], None)), "targets: want a dict"),
 ]

@@ -1,9 +1,12 @@
 """detr_lit.data: the toy data set, padding and batches (chapter 00)."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from torch.utils.data import DataLoader
 from torchvision.ops import box_convert, masks_to_boxes
 
@@ -229,6 +232,20 @@ def test_collate_and_loader():
 
 
 # ------------------------------------------------------------------- drawing
+@pytest.mark.parametrize("style", ["default", Path(__file__).parents[1] / "nbs/matplotlibrc"])
+def test_names_can_be_read_on_every_colour_of_a_class(style):
+    with plt.style.context(style):
+        fig, ax = plt.subplots()
+        show_boxes(ax, None, torch.rand(8, 4), torch.arange(1, 9))
+    assert len(ax.texts) == 8
+    for text in ax.texts:
+        behind, letters = (to_rgb(c) for c in (text.get_bbox_patch().get_facecolor(), text.get_color()))
+        light, dark = sorted((sum(w * (c / 12.92 if c <= .04045 else ((c + .055) / 1.055) ** 2.4)
+                                  for w, c in zip((.2126, .7152, .0722), rgb)) for rgb in (behind, letters)), reverse=True)
+        assert (light + .05) / (dark + .05) > 4.5                              # WCAG's contrast
+    plt.close(fig)
+
+
 def test_show_boxes_draws_where_the_box_is():
     fig, ax = plt.subplots()
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.9, 0.05, 0.1, 0.1]], requires_grad=True)

@@ -241,6 +241,12 @@ def test_threads_are_linked(built):
                      ("tonyzhaozh/act/issues/9", "act#9")]
 
 
+def test_examples_of_docstrings_can_be_copied():
+    lines = ["Draw.", "", "Example: detr-lit detect 'a/*.jpg' --json"]
+    ext.plain_docstring(None, "function", "f", None, {}, lines)
+    assert "Example: ``detr-lit detect 'a/*.jpg' --json``" in lines
+
+
 def test_first_uses_lead_to_the_glossary(built):
     page = built["nbs/01_one.html"]
     found = re.findall(r'href="glossary\.html#(term-[\w-]+)"[^>]*><span class="first-use">([^<]+)<', page)

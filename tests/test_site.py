@@ -255,4 +255,6 @@ def test_all_questions_are_listed_with_their_places(site):
     page = (site / "nbs/questions.html").read_text("utf-8")
     linked = set(re.findall(r'href="\w+\.html#(q-[\w-]+)"', page))
     assert len(asked) > 100 and linked == asked
+    texts = {p.name: re.sub(r"<[^>]+>", "", p.read_text("utf-8")) for p in (site / "nbs").glob("*.html")}
+    assert not [name for name, text in texts.items() if "Solution to Exercise" in text]
     assert re.search(r"Question \d+</span></a>: Is it enough\? \(<a [^>]*issues/9\">detr#9<", page)
