@@ -301,21 +301,24 @@ class TreeCrowns(PhotoTiles):
     """Tree crowns from the air. Splits: "train" and "val" (Yellowstone), "osbs" (Florida), "soap" (California).
 
     "train" serves random crops, the rest tiles, unless `augment` says otherwise; crop i of a seed is the same for ever.
+    share: how much of the photograph there is, from its left edge on; trees with less than half of them inside are left out.
     Raises ValueError for an unknown split, a bad number or photograph; else as `tree_files`.
     """
     class_names, credit = ("tree",), TREES_CREDIT
 
     def __init__(self, split: str, root: str | os.PathLike | None = None, download: bool = True, *,
                  image_size: int = 160, window: int = 208, augment: bool | None = None, num_samples: int = 100_000,
-                 seed: int = 0, zoom: float = 1.33, jitter: float = 1.5):
-        if split not in TREES_PHOTOS or zoom < 1 or num_samples < 1:
-            raise ValueError(f"wanted a split of {', '.join(TREES_PHOTOS)}, zoom >= 1 and num_samples >= 1; "
-                             f"got {split!r}, {zoom} and {num_samples}")
+                 seed: int = 0, zoom: float = 1.33, jitter: float = 1.5, share: float = 1.0):
+        if split not in TREES_PHOTOS or zoom < 1 or num_samples < 1 or not 0 < share <= 1:
+            raise ValueError(f"wanted a split of {', '.join(TREES_PHOTOS)}, zoom >= 1, num_samples >= 1 and 0 < share <= 1; "
+                             f"got {split!r}, {zoom}, {num_samples} and {share}")
         path, xml = tree_files(root, download)[split]
         photo, (boxes, _, _, size) = read_photo(path), read_voc(xml)
         if photo.shape[:0:-1] != size:
             raise ValueError(f"{path} has {tuple(photo.shape[:0:-1])} pixels, and {xml.name} wants {size}")
-        super().__init__(photo, boxes, window=window, image_size=image_size)
+        part = (0, 0, max(1, round(share * size[0])), size[1])
+        boxes = boxes[boxes_in(part, boxes)[1]].clamp(max=torch.tensor(part[2:] * 2))
+        super().__init__(photo[:, :, :part[2]], boxes, window=window, image_size=image_size)
         self.split, self.seed, self.zoom, self.jitter, self.num_samples = split, seed, zoom, jitter, num_samples
         self.augment = split == "train" if augment is None else augment
 

@@ -91,9 +91,14 @@ RECIPES = dict(
         bf16=True),
 )
 LAPTOP = RECIPES["laptop"]
+
+# %% ../nbs/09_train.ipynb #e8067d87
 RECIPES["trees"] = replace(
     LAPTOP, lr=1.5e-3, lr_backbone=1.5e-3, muon=0.0, average=0.995, model=LAPTOP.model | dict(
         num_queries=64, n_enc_layers=0, stride=8, norm="group", dropout=0.1, gaze="points"))
+RECIPES["crowns"] = replace(
+    RECIPES["trees"], lr=1e-3, lr_backbone=1e-3, muon=0.02, noobj_weight=0.4, cost_class=2.0,
+    helper=dict(kind="denoising", groups=3), model=RECIPES["trees"].model | dict(backbone_name="resnet18"))
 RECIPES["fast"] = replace(
     LAPTOP, lr=2e-3, lr_backbone=2e-3, muon=0.03, noobj_weight=0.4, cost_class=2.0, warmup=20,
     helper=dict(kind="denoising", groups=3), model=LAPTOP.model | dict(

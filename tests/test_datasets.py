@@ -457,10 +457,21 @@ def test_tiles_do_not_depend_on_the_seed(trees):
     assert torch.equal(one[0], two[0]) and torch.equal(one[1]["boxes"], two[1]["boxes"])
 
 
-@pytest.mark.parametrize("bad", [dict(split="test"), dict(split="train", zoom=0.5), dict(split="train", num_samples=0)])
+@pytest.mark.parametrize("bad", [dict(split="test"), dict(split="train", zoom=0.5), dict(split="train", num_samples=0),
+                                 dict(split="train", share=0.0), dict(split="train", share=1.01)])
 def test_bad_arguments_are_refused(trees, bad):
     with pytest.raises(ValueError, match="wanted a split of train, val, osbs, soap, zoom >= 1"):
         TreeCrowns(root=trees, **bad)
+
+
+def test_a_part_of_the_photograph(trees):
+    whole, part = (TreeCrowns("train", trees, share=share, window=104, augment=False) for share in (1.0, 0.5))
+    assert part.photo.shape == (3, 208, 104) and torch.equal(part.photo, whole.photo[:, :, :104])
+    shown = boxes_in((0, 0, 104, 208), whole.boxes)[1]
+    assert 0 < len(part.boxes) == len(shown) < len(whole.boxes) and part.boxes[:, 2].max() == 104
+    torch.testing.assert_close(part.boxes, whole.boxes[shown].clamp(max=torch.tensor([104, 208, 104, 208])))
+    assert torch.equal(whole.boxes, read_voc(DATA / "tree_tile.xml")[0])          # nothing is rounded on the way
+    TreeCrowns("train", trees, share=1e-9)                                        # a column of pixels
 
 
 def test_crops_show_the_trees_where_the_boxes_say(trees, tmp_path):

@@ -241,6 +241,11 @@ def test_threads_are_linked(built):
                      ("tonyzhaozh/act/issues/9", "act#9")]
 
 
+def test_threads_of_a_text_each_once():
+    text = "#7 is nobody's. detr#9, #125 and (detr#9) again; [tonyzhaozh/act#10](https://x), #3; then detr#2."
+    assert ext.threads_of(text) == ["detr#9", "detr#125", "act#10", "act#3", "detr#2"]
+
+
 def test_examples_of_docstrings_can_be_copied():
     lines = ["Draw.", "", "Example: detr-lit detect 'a/*.jpg' --json"]
     ext.plain_docstring(None, "function", "f", None, {}, lines)

@@ -33,7 +33,7 @@ class Quiz:
         return self.card.locator("[role=status]").inner_text()
 
     def score(self):
-        "[right at once, answered, of]"
+        "[right at once, solved, of]"
         return [int(n) for n in re.findall(r"\d+", self.page.locator(".quiz .score").inner_text())]
 
     def next(self):

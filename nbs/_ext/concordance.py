@@ -393,7 +393,7 @@ class Questions(SphinxDirective):
             section = nodes.section("", nodes.title("", "", *title), ids=[nodes.make_id(f"questions-{Path(doc).name}")])
             items = nodes.bullet_list()
             for asked, label, text in found:
-                threads = dict.fromkeys(m[0] for m in nbdev_cells.THREAD.finditer(text) if m["name"])
+                threads = nbdev_cells.threads_of(text)
                 named = f" ({', '.join(threads)})" if threads else ""
                 words, _ = self.state.inline_text(f"{{ref}}`{label}`: {asked}{named}", self.lineno)
                 items += nodes.list_item("", nodes.paragraph("", "", *words))

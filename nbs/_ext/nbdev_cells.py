@@ -238,6 +238,16 @@ REPOSITORIES = {
 THREAD = re.compile(rf"(?<![\w/-])(?P<name>{'|'.join(sorted(REPOSITORIES, key=len, reverse=True))})?#(?P<number>\d+)\b")
 
 
+def threads_of(text: str) -> list[str]:
+    "The threads that a text names, each once and by its shortest name; a number alone belongs to the name before it."
+    short = {repository: name for name, repository in sorted(REPOSITORIES.items(), key=lambda x: -len(x[0]))}
+    name, found = None, {}
+    for m in THREAD.finditer(text):
+        name = m["name"] or name
+        if name: found[f"{short[REPOSITORIES[name]]}#{m['number']}"] = None
+    return list(found)
+
+
 def linked(text: nodes.Text, pattern: re.Pattern, link) -> None:
     "Put `link(match)`, a node or None, in the place of what a pattern finds in a text."
     parts, end = [], 0

@@ -10,12 +10,14 @@ import argparse
 import json
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 from detr_lit.data import ToyDetectionDataset
 from detr_lit.datasets import TreeCrowns
 from detr_lit.duplicates import DuplicateReport
 from detr_lit.layers import LayerWatch
+from detr_lit.mistakes import scoring
 from detr_lit.queries import asking
 from detr_lit.specialisation import watching
 from detr_lit.train import Recipe, load_or_train
@@ -26,7 +28,10 @@ RUNS = ROOT / "nbs" / "runs"
 # The ladder is judged in mid-climb, where seeds differ most.
 TOLERANCE = {"toy": 0.05, "toy-test": 0.15, "toy-exam": 0.05, "trees": 0.10, "toy-crowd": 0.10, "toy-layers": 0.15,
              "why": 0.05, "voc-trees": 0.10, "voc-trees-toy": 0.10, "voc-trees-toy-frozen": 0.10,
-             "toy-queries": 0.15, "toy-places": 0.15}
+             "toy-queries": 0.15, "toy-places": 0.15, "crowns-anchors": 0.10}
+SHARES = {"trees-eighth": 1 / 8, "trees-quarter": 1 / 4, "trees-half": 1 / 2, "trees-whole": 1.0}
+TOLERANCE |= dict.fromkeys(SHARES, 0.10)
+SCRIPTS = {"why": "anchors", "crowns-anchors": "crowns"}         # detectors with anchors have loops of their own
 MEASURES = {"toy-crowd": DuplicateReport, "toy-layers": LayerWatch}
 
 
@@ -43,7 +48,8 @@ def data_of(task: str, seed: int):
         tree = write_trees(tempfile.mkdtemp(), photos)
         train = PascalVOC(tree, sets=[("2007", "trainval")], short=160, passes=1000, seed=seed)
         return train, PascalVOC(tree, "test", short=160)
-    return TreeCrowns("train", photos, seed=seed, num_samples=1_000_000), TreeCrowns("val", photos)
+    share = SHARES.get(task, 1.0)
+    return TreeCrowns("train", photos, seed=seed, num_samples=1_000_000, share=share), TreeCrowns("val", photos)
 
 
 def start_of(task: str, seed: int) -> dict:
@@ -57,15 +63,18 @@ def remake(folder: Path, into: Path) -> tuple[dict, dict]:
     "-> (the stored run, the same run trained anew into another folder)."
     old = json.loads((folder / "run.json").read_text())
     config = dict(old["config"])
-    if config["task"] == "why":                                  # detectors with anchors train by a loop of their own
+    if config["task"] in SCRIPTS:
         sys.path.insert(0, str(ROOT / "benchmarks"))
-        from anchors import load_or_run
-        return old, load_or_run(config["name"], config["seed"], folder=into, again=True)
+        script = import_module(SCRIPTS[config["task"]])
+        return old, script.load_or_run(config["name"], config["seed"], folder=into, again=True)
     recipe, task, steps = Recipe(**config.pop("recipe")), config["task"], config.pop("num_steps")
     kept = [f for f in old["files"] if f.endswith("model.safetensors")]
     weights = (folder / kept[0]).resolve().parent if kept and into == folder else into / "weights" if kept else None
     train, val = data_of(task, config["seed"])
     measure = MEASURES[task](val) if task in MEASURES else None
+    if task in SHARES:
+        ground = TreeCrowns("train", RUNS / "tree_photos", augment=False, share=SHARES[task])
+        measure = scoring(ground, "AP50_known", steps)
     if seen := old.get("seen"):
         note = asking if "picture" in seen[0] else watching
         measure = note(val, [look["step"] for look in seen])

@@ -48,7 +48,7 @@
   function score() {
     const answered = cards.filter(done).length, once = cards.filter(first).length;
     root.querySelector(".score").innerHTML =
-      `<span><b>${once}</b> right at once</span> <span><b>${answered}</b> answered</span> <span>of <b>${cards.length}</b></span>`;
+      `<span><b>${once}</b> right at once</span> <span><b>${answered}</b> solved</span> <span>of <b>${cards.length}</b></span>`;
     end.hidden = answered < cards.length;
     end.replaceChildren();
     if (!end.hidden) end.append(...result(once));
