@@ -95,16 +95,16 @@ def train(seed: int, steps: int, settings: dict[str, Any], looks: int = 4) -> tu
     return average, history
 
 
-def best_threshold(rows: list[dict[str, float]]) -> float:
-    "The threshold of NMS that gives the largest AP50, on average over these rows."
-    return max(THRESHOLDS, key=lambda t: statistics.mean(row[f"AP50_{t}"] for row in rows))
+def best_threshold(row: dict[str, float]) -> float:
+    "The threshold of NMS that gives the largest AP50 in a row of a history."
+    return max(THRESHOLDS, key=lambda t: row[f"AP50_{t}"])
 
 
 def plan(seed: int) -> dict[str, Any]:
     "A run's configuration: as many steps as take the time of DETR's."
     ms = json.loads((RUNS / "pace.json").read_text())["milliseconds"]
     tried = json.loads((RUNS / "tuning.json").read_text())["tries"]
-    best = max(tried, key=lambda name: max(tried[name][-1][f"AP50_{t}"] for t in THRESHOLDS))
+    best = max(tried, key=lambda name: tried[name][-1][f"AP50_{best_threshold(tried[name][-1])}"])
     steps = round(STEPS * ms["crowns"] / ms["retinanet"])
     return dict(task="crowns-anchors", name="retinanet", seed=seed, num_steps=steps, settings=as_json(SETTINGS | TRIES[best]))
 
@@ -117,7 +117,7 @@ def load_or_run(name: str, seed: int, *, folder: Path | None = None, again: bool
         run = json.loads(file.read_text())
         if run["config"] == config and all(checksum(folder / f) == c for f, c in run["files"].items()): return run
     model, history = train(seed, config["num_steps"], config["settings"])
-    threshold = best_threshold(history[-1:])
+    threshold = best_threshold(history[-1])
     history[-1] |= {k: history[-1][f"{k}_{threshold}"] for k in ("AP", "AP50")}
     folder.mkdir(parents=True, exist_ok=True)
     files = []

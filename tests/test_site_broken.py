@@ -41,7 +41,7 @@ class Game:
 
 @pytest.fixture
 def game(open_page):
-    return Game(open_page(f"{PAGE}#card-06_matcher-1"))
+    return Game(open_page(f"{PAGE}#card-06_matcher-1", reduced_motion="reduce"))    # a page that scrolls loses clicks
 
 
 @pytest.fixture(scope="module")

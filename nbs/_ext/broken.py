@@ -182,17 +182,18 @@ def card_html(c: Card, head: dict[str, str], links: dict[str, str]) -> str:
     if links["check"]:
         checks.append(f'the cells of <a href="{links["check"]}">{head["check"]}</a>')
     return f"""
-<article class="broken-card" id="{head["id"]}" aria-labelledby="{head["id"]}-hint" tabindex="-1" data-chapter="{head["chapter"]}"
- data-key="{head["chapter"]}: {html.escape(c.name)}" data-answers="{" ".join(map(str, c.answers))}">
+<article class="broken-card" id="{head["id"]}" aria-labelledby="{head["chapter"]}-{head["number"]}" tabindex="-1"
+ data-chapter="{head["chapter"]}" data-key="{head["chapter"]}: {html.escape(c.name)}"
+ data-answers="{" ".join(map(str, c.answers))}">
 <p class="broken-where"><span>{head["title"]}</span> <span>{head["number"]} of {head["of"]}</span></p>
-<h2 id="{head["id"]}-hint">{html.escape(c.hint, quote=False)}</h2>
+<h2 id="{head["chapter"]}-{head["number"]}">{html.escape(c.hint, quote=False)}</h2>
 <p class="broken-place">{places} in <code>{head["module"]}</code>{gap}</p>
 {code_html(c)}
 <p class="broken-said" role="status"></p>
 <details class="broken-answer"><summary>Show the answer</summary>
 <h3>{html.escape(c.name[0].upper() + c.name[1:], quote=False)}</h3>
 {diff_html(c.after, c.before)}
-<p>Caught by {" or ".join(checks)}. Built in <a href="{links["cell"]}">{head["title"]}</a>;
+<p>Caught by {" or ".join(checks)}. Built in <a href="{links["cell"]}">this cell</a>;
 <a href="{links["source"]}">line {c.line} of the module</a>.</p>
 </details>
 </article>"""
