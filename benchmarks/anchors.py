@@ -309,30 +309,38 @@ def known(config: dict[str, Any]) -> dict[str, Any]:
     return as_json(config | dict(settings=asdict(Recipe(**config["settings"]))))
 
 
+def stored(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    "The run in a folder, if it is this one and whole."
+    if not (file := folder / "run.json").exists(): return None
+    run = json.loads(file.read_text())
+    whole = known(run["config"]) == config and all(checksum(folder / f) == c for f, c in run["files"].items())
+    return run if whole else None
+
+
+def store(folder: Path, config: dict[str, Any], model: nn.Module | None, **results: Any) -> dict[str, Any]:
+    "Write a run, with the weights of a model in half precision if there is one -> the run."
+    folder.mkdir(parents=True, exist_ok=True)
+    if model is not None:
+        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+        save_file(half, folder / "model.safetensors")
+    files = ["model.safetensors"] if model is not None else []
+    run = dict(config=config, versions=versions(), files={f: checksum(folder / f) for f in files}, **short(results))
+    (folder / "run.json").write_text(json.dumps(run, separators=(",", ":")) + "\n")
+    return run
+
+
 def load_or_run(name: str, seed: int, *, folder: Path | None = None, again: bool = False) -> dict[str, Any]:
     """A run if its folder holds it, whole; else train and write it -> config, history, nms, files, versions.
 
     The curve is taken on a third of the pictures, the end on all. The first seed keeps its weights, in half precision.
     """
     folder, config = folder or RUNS / f"{name}-{seed}", plan(name, seed)
-    file = folder / "run.json"
-    if file.exists() and not again:
-        run = json.loads(file.read_text())
-        if known(run["config"]) == config and all(checksum(folder / f) == c for f, c in run["files"].items()): return run
+    if not again and (run := stored(folder, config)): return run
     model, history = train(name, config["num_steps"], seed, exams(n=100))
     nms = sweep(model, exams())
     end = nms["sparse"]["none" if name in RECIPES else "0.5"]
     history[-1] |= {k: end[k] for k in ("AP", "AP50")}
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    if seed == SEEDS[0]:
-        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-        save_file(half, folder / "model.safetensors")
-        files = ["model.safetensors"]
-    run = dict(config=config, versions=versions(), files={f: checksum(folder / f) for f in files},
-               history=short(history), nms=short(nms))
-    file.write_text(json.dumps(run, separators=(",", ":")) + "\n")
-    return run
+    return store(folder, config, model if seed == SEEDS[0] else None, history=history, nms=nms)
 
 
 def kept_model(name: str) -> nn.Module:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anchors import AnchorTrainer, Found, candidates, short, suppress
-from safetensors.torch import load_file, save_file
+from anchors import AnchorTrainer, Found, candidates, short, store, stored, suppress
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -30,7 +30,7 @@ from detr_lit.data import collate
 from detr_lit.datasets import TreeCrowns
 from detr_lit.evaluate import coco_metrics
 from detr_lit.speed import alternate
-from detr_lit.train import RECIPES, Batches, Trainer, as_json, checksum, follow, new_model, versions
+from detr_lit.train import RECIPES, Batches, Trainer, as_json, follow, new_model, versions
 
 ROOT = Path(__file__).parents[1] / "nbs/runs"
 RUNS, PHOTOS = ROOT / "crowns", ROOT / "tree_photos"
@@ -112,22 +112,11 @@ def plan(seed: int) -> dict[str, Any]:
 def load_or_run(name: str, seed: int, *, folder: Path | None = None, again: bool = False) -> dict[str, Any]:
     "A run if its folder holds it, whole; else train and write it. The first seed keeps its weights, in half precision."
     folder, config = folder or RUNS / f"{name}-{seed}", plan(seed)
-    file = folder / "run.json"
-    if file.exists() and not again:
-        run = json.loads(file.read_text())
-        if run["config"] == config and all(checksum(folder / f) == c for f, c in run["files"].items()): return run
+    if not again and (run := stored(folder, config)): return run
     model, history = train(seed, config["num_steps"], config["settings"])
     threshold = best_threshold(history[-1])
     history[-1] |= {k: history[-1][f"{k}_{threshold}"] for k in ("AP", "AP50")}
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    if seed == SEEDS[0]:
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()},
-                  folder / "model.safetensors")
-        files = ["model.safetensors"]
-    run = dict(config=config, versions=versions(), files={f: checksum(folder / f) for f in files}, history=short(history))
-    file.write_text(json.dumps(run, separators=(",", ":")) + "\n")
-    return run
+    return store(folder, config, model if seed == SEEDS[0] else None, history=history)
 
 
 def kept_model() -> nn.Module:

@@ -42,8 +42,8 @@ def sort_mistakes(found: dict[str, Tensor], truth: dict[str, Tensor], iou_thresh
 
 # %% ../nbs/16b_crowns.ipynb #822f8c91
 def mended(found: dict[str, Tensor], truth: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    "The detections of an image without one kind of mistake: loose boxes put on their objects, others left out. KeyError: no kind."
-    if kind not in KINDS[1:]: raise KeyError(f"{kind!r} is none of {KINDS[1:]}")
+    "The detections of an image without one kind of mistake: loose boxes put on their objects, others left out. ValueError: no such kind."
+    if kind not in KINDS[1:]: raise ValueError(f"kind is {kind!r}; it must be one of {KINDS[1:]}")
     kinds, which = sort_mistakes(found, truth)
     bad = kinds == KINDS.index(kind)
     if kind != "loose": return keep(found, ~bad)

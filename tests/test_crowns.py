@@ -23,7 +23,7 @@ def test_the_detector_with_anchors_learns_to_fit_one_batch():
 
 
 def test_a_run_is_trained_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "plan", lambda seed: dict(num_steps=2, seed=seed, settings=script.SETTINGS))
+    monkeypatch.setattr(script, "plan", lambda seed: dict(name="retinanet", num_steps=2, seed=seed, settings=script.SETTINGS))
     tiles = script.exam()
     monkeypatch.setattr(script, "exam", lambda: Subset(tiles, range(3)))
     run = script.load_or_run("retinanet", 0, folder=tmp_path)

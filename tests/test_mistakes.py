@@ -78,7 +78,7 @@ def test_one_kind_is_mended(kind):
 
 
 def test_what_is_right_needs_no_mending():
-    with pytest.raises(KeyError, match="right"): mended(*scene(0), "right")
+    with pytest.raises(ValueError, match="kind is 'right'"): mended(*scene(0), "right")
 
 
 def test_a_training_is_scored_at_one_step(monkeypatch):
