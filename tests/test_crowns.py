@@ -32,3 +32,4 @@ def test_a_run_is_trained_once(tmp_path, monkeypatch):
     assert run == json.loads((tmp_path / "run.json").read_text()) == script.load_or_run("retinanet", 0, folder=tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     assert script.load_or_run("retinanet", 0, folder=tmp_path)["files"] == run["files"]
+    assert (tmp_path / "model.safetensors").read_bytes() != b"broken"

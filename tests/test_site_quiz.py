@@ -34,7 +34,8 @@ class Quiz:
 
     def score(self):
         "[right at once, solved, of]"
-        return [int(n) for n in re.findall(r"\d+", self.page.locator(".quiz .score").inner_text())]
+        said = self.page.locator(".quiz .score").inner_text()
+        return [int(n) for n in re.fullmatch(r"(\d+) right at once\s+(\d+) solved\s+of (\d+)", said.strip()).groups()]
 
     def next(self):
         was = self.card.get_attribute("id")

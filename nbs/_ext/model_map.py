@@ -312,8 +312,9 @@ def wide(trace: dict, links: dict[str, str]) -> str:
     mid, bus, truth, s = x + w / 2, 503, x + w - 30, c.sizes
     c.text(x, 173, "IN TRAINING", "lane")
     c.box(x, 186, w, 60, "truth", f"{s['M']} objects in image 1")
-    c.line((truth, 246), (truth, 465), kind="back")
-    c.line((truth, 554), (truth, 645), kind="back")
+    side, edge = x + w - 6, x + w - 17                               # the truth goes past the loss, on the right
+    c.line((truth, 246), (truth, 330), (side, 330), (side, 689), (edge, 689), kind="back")
+    c.line((side, 510), (edge, 510), kind="back")
     c.chips(truth - 50, 262, "labels")
     c.chips(truth, 262, "objects")
     c.line((484, 846), (x - 1, 846), kind="back")
@@ -321,13 +322,13 @@ def wide(trace: dict, links: dict[str, str]) -> str:
     c.line((mid, 816), (mid, 736), kind="back")
     c.chips(mid, 742, "all logits")
     c.chips(mid, 778, "all boxes")
-    c.box(x, 646, w, 86, "matcher", "the cheapest pairs:", f"{s['M']} of {s['N']} answers")
+    c.box(x, 646, w - 18, 86, "matcher", "the cheapest pairs:", f"{s['M']} of {s['N']} answers")
     c.line((mid, 646), (mid, 556), kind="back")
     c.chips(mid, 588, "matched")
-    c.box(x, 466, w, 88, "loss", "class, L1, GIoU", f"of {s['layers']} layers")
+    c.box(x, 466, w - 18, 88, "loss", "class, L1, GIoU", f"of {s['layers']} layers")
     c.line((mid, 466), (mid, 401), (bus, 401), kind="back", arrow=False)
     c.text(mid + 8, 440, "total")
-    c.text(x + 2, 392, "its gradient")
+    c.text(x + 2, 392, "its gradient, to every part")
     c.line((bus, 216), (bus, 716), kind="back", arrow=False)
     for y in (216, 401, 564, 716):
         c.line((bus, y), (486 + 10 * (y in (401, 564)), y), kind="back")
