@@ -12,7 +12,7 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint coverage mutants serve sync reproduce wheel clean
+.PHONY: help setup book workbook test lint coverage mutants serve sync reproduce wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ book: $(STAMP)  ## export the package, execute changed chapters, build the site
 	$(STAGE) "Executing changed chapters, two at a time" $(PY) nbs/_ext/execute.py
 	$(STAGE) "Building the site" $(PY) nbs/_ext/build_site.py
 	@echo; echo "The book is at $(CURDIR)/$(SITE)   (make serve shows it)"
+
+workbook: $(STAMP)  ## chapters 00 to 10 with holes to fill, in _build/workbook
+	$(STAGE) "Exporting the package from the chapters" $(VENV)/bin/nbdev_export
+	$(STAGE) "Cutting the holes" $(PY) nbs/_ext/workbook.py
+	@echo; echo "The workbook is at $(CURDIR)/_build/workbook/detr_lit_workbook   (README.md there says how to begin)"
 
 test: $(STAMP)  ## every check: tree, types, units, wheel, chapters, site (ARGS=... for pytest)
 	@start=$$(date +%s); $(PY) -m pytest $(ARGS); status=$$?; took=$$(( $$(date +%s) - start )); \

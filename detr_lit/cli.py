@@ -4,7 +4,7 @@
 __all__ = ['DATA', 'SHORT', 'HELD_OUT', 'app', 'AS_JSON', 'DEVICE', 'CONFIG', 'REPEATED', 'WEIGHTS', 'look', 'PICTURES',
            'Picture', 'find_device', 'stop', 'version', 'changed', 'read_config', 'ended', 'train', 'evaluate_command',
            'export', 'check_command', 'plot', 'last_row', 'remembered', 'repro', 'find_pictures', 'in_batches',
-           'find_in_files', 'as_rows', 'save_picture', 'detect']
+           'find_in_files', 'as_rows', 'save_picture', 'detect', 'check_workbook']
 
 # %% ../nbs/cli.ipynb #5ab5eb14
 import json
@@ -37,6 +37,7 @@ from .inference import draw_detections, predict
 from .pretrained import evaluate_coco, official_size
 from .train import RECIPES, Recipe, find_recipe, is_first, plot_run, same_classes, train_detr
 from .voc import start_from, voc_metrics
+from .workbook import check_file, find_step
 
 # %% ../nbs/cli.ipynb #caab921e
 DATA = typer.Option(help="toy, trees, or a folder in COCO's or VOC's form.")
@@ -380,3 +381,24 @@ def detect(pictures: Annotated[list[str], typer.Argument(help="Files, folders, p
     except (ValueError, OSError, RuntimeError) as e: raise stop(e) from e
     for line in failed: typer.echo(f"error: {line}", err=True)
     if failed: raise typer.Exit(1)
+
+# %% ../nbs/cli.ipynb #b4ea6aad
+@app.command("check")
+def check_workbook(step: Annotated[str, typer.Argument(help="06, or the notebook itself.")],
+                   file: Annotated[Path | None, typer.Argument(help="A notebook or a Python file; else the step's notebook in this folder.")] = None,
+                   as_json: Annotated[bool, AS_JSON] = False) -> None:
+    """Check what you wrote in the workbook, without a network.
+
+    Example: detr-lit check 06
+
+    Example: detr-lit check 06 mine/my_matcher.py --json
+    """
+    try:
+        number = find_step(step)
+        here = [Path(step)] if Path(step).is_file() else sorted(Path().glob(f"{number}_*.ipynb"))
+        if not (file or here): raise ValueError(f"there is no {number}_*.ipynb in {Path.cwd()}; name your notebook behind the step")
+        verdicts = check_file(number, file or here[0])
+    except (ValueError, OSError) as e: raise stop(e) from e
+    rows = [vars(v) | dict(looks_like=[m["name"] for m in v.looks_like]) for v in verdicts]
+    typer.echo(json.dumps(rows) if as_json else "\n".join(map(repr, verdicts)))
+    if not all(verdicts): raise typer.Exit(1)

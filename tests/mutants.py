@@ -2,7 +2,7 @@
 
     python tests/mutants.py [CHAPTER] [NAME]          (06 or 06_matcher; default: all)
 
-Each `tests/mutants/CHAPTER.toml` holds
+Each `detr_lit/mutants/CHAPTER.toml` holds
 
     [[mutant]]
     name = "sign of GIoU"                            # unique in the file
@@ -60,7 +60,7 @@ class Mutant:
 def load(root: Path = ROOT) -> list[Mutant]:
     return [
         Mutant(file.stem, **m)
-        for file in sorted((root / "tests/mutants").glob("*.toml"))
+        for file in sorted((root / "detr_lit/mutants").glob("*.toml"))
         for m in tomllib.loads(file.read_text("utf-8")).get("mutant", [])
     ]
 
@@ -102,7 +102,7 @@ def flaws(mutants: list[Mutant], root: Path = ROOT) -> list[str]:
 def copy_of(root: Path, to: Path) -> Path:
     for folder in ("detr_lit", "tests", "nbs"):
         shutil.copytree(root / folder, to / folder, ignore=SKIP)
-    for f in ("pyproject.toml", "settings.ini", "_toc.yml"):
+    for f in ("pyproject.toml", "settings.ini", "_toc.yml", "LICENSE"):
         if (root / f).exists():
             shutil.copy(root / f, to)
     return to
@@ -226,7 +226,7 @@ def main(argv: list[str]) -> int:
         if (not chapter or m.file == chapter or m.file.startswith(f"{chapter}_")) and (not name or m.name == name)
     ]
     if not mutants:
-        print(f"no mutants in tests/mutants/{chapter or ''}*")
+        print(f"no mutants in detr_lit/mutants/{chapter or ''}*")
         return 1
     return run(mutants, say=lambda s: print(s, flush=True))
 

@@ -47,7 +47,7 @@ def changed(source, sabotaged):
 
 
 def test_every_mutant_is_a_fair_puzzle(root):
-    for chapter, mutants in broken.load(root / "tests/mutants").items():
+    for chapter, mutants in broken.load(root / "detr_lit/mutants").items():
         notebook = (root / f"nbs/{chapter}.ipynb").read_text("utf-8")
         for m in mutants:
             source, of = (root / f"detr_lit/{m['module']}.py").read_text("utf-8"), f"{chapter}: {m['name']}"

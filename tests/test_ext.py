@@ -169,7 +169,7 @@ def book(tmp_path, cells=ONE, module=MODULE, files={}, mutants=""):  # noqa: B00
     (src / "nbs/api.md").write_text("# API\n\n<!-- api -->\n\n```{facts}\n```\n")
     if mutants:
         files = files | {
-            "book/tests/mutants/01_one.toml": mutants,
+            "book/detr_lit/mutants/01_one.toml": mutants,
             "book/nbs/broken.md": "# Broken\n\n<!-- mutants --> lines.\n\n```{broken-lines}\n```\n",
         }
     for name, content in files.items():

@@ -22,7 +22,7 @@ hint = "Sums shrink."
 
 @pytest.fixture
 def tree(tmp_path):
-    for d in ("detr_lit", "tests/mutants", "nbs"):
+    for d in ("detr_lit/mutants", "tests", "nbs"):
         (tmp_path / d).mkdir(parents=True)
     (tmp_path / "detr_lit/__init__.py").write_text("")
     (tmp_path / "detr_lit/a.py").write_text(
@@ -32,7 +32,7 @@ def tree(tmp_path):
         "from detr_lit.a import add\n\n\ndef test_add():\n    assert add(2, 2) == 4\n\n\n"
         "def test_blind():\n    assert add(2, 0) == 2\n"
     )
-    (tmp_path / "tests/mutants/01_a.toml").write_text(TOML)
+    (tmp_path / "detr_lit/mutants/01_a.toml").write_text(TOML)
     new = nbformat.v4.new_code_cell
     nb = nbformat.v4.new_notebook(
         cells=[new("#| export\ndef add(x, y):\n    return x + y"), new("assert add(1, 1) == 2")]
@@ -43,7 +43,7 @@ def tree(tmp_path):
 
 
 def outcome(tree, toml=TOML):
-    (tree / "tests/mutants/01_a.toml").write_text(toml)
+    (tree / "detr_lit/mutants/01_a.toml").write_text(toml)
     said: list[str] = []
     return mutants.run(mutants.load(tree), tree, say=said.append), "\n".join(said)
 

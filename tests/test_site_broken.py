@@ -52,7 +52,7 @@ def game(open_page):
 
 @pytest.fixture(scope="module")
 def total(root):
-    return sum(map(len, broken.load(root / "tests/mutants").values()))
+    return sum(map(len, broken.load(root / "detr_lit/mutants").values()))
 
 
 def test_each_mutant_has_a_card(site, root, total):
@@ -85,7 +85,7 @@ def test_wrong_then_right_then_reload_then_forget(game, total):
     game.page.locator("button.reset").click()
     assert game.score() == [0, 0, total] and not answer.locator("dl").is_visible()
     game.page.reload()
-    assert game.score() == [0, 0, total] and game.card.locator(".line.wrong, .line.right").count() == 0
+    assert game.score() == [0, 0, total] and game.card.locator(".broken-code .wrong, .broken-code .right").count() == 0
     assert game.page.complaints == []
 
 
@@ -150,7 +150,7 @@ def test_a_missing_line_is_found_from_both_sides(game):
         assert len(right) == 2
         game.line(right[i]).click()
         assert game.said() == f"Line {right[i]} it is, at the first click."
-        assert game.card.locator(".line.right").count() == 2
+        assert game.card.locator(".broken-code .right").count() == 2
 
 
 def test_the_wrong_line_looks_like_the_others(game):

@@ -1,6 +1,6 @@
 """A page of puzzles, made from the mutants that test the tests: ```{broken-lines}```.
 
-Each mutant of `tests/mutants/*.toml` becomes a card: what a reader would see, the definition with the sabotage applied,
+Each mutant of `detr_lit/mutants/*.toml` becomes a card: what a reader would see, the definition with the sabotage applied,
 and, folded, the answer. `nbs/assets/broken.js` makes a game of it; without JavaScript the page can still be read.
 `<!-- mutants -->` and `<!-- chapters -->` in a page are their numbers.
 """
@@ -33,7 +33,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 logger = logging.getLogger(__name__)
-MUTANTS = "tests/mutants"
+MUTANTS = "detr_lit/mutants"
 LONGEST = 30  # lines of a definition that is shown whole; of a longer class, the method
 FEWEST = 6  # lines of code to choose from
 DEFINES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -152,7 +152,7 @@ def code_html(c: Card) -> str:
     rows = []
     for n, line in zip(c.code, text.split("\n")):
         kind = "" if n in c.silent else f" data-line={n}"
-        rows.append(f"<span class=line{kind}><b>{n}</b>{line}\n</span>")
+        rows.append(f"<span{kind}><b>{n}</b>{line}\n</span>")
     return f'<pre class="broken-code highlight"><code>{"".join(rows)}</code></pre>'
 
 

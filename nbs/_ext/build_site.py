@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import workbook
+
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = re.compile(
     r"^(\x1b\[\d+m)*(reading|writing|copying|loading|pickling|building|updating|checking|preparing|looking|"
@@ -78,6 +80,7 @@ def build(root: Path = ROOT, say=print) -> int:
         html = root / "_build" / "html"
         shutil.rmtree(html, ignore_errors=True)
         (new / "_build" / "html").rename(html)
+        workbook.write(root, html / "workbook")
         shutil.rmtree(new)
     return run.returncode
 

@@ -440,7 +440,7 @@ def stage(root: Path, build: Path) -> Path:
 
     for name in ("_toc.yml", "_config.yml"):
         put(name, (root / name).read_bytes())
-    for folder in ("nbs/_ext", "nbs/assets", "nbs/launch", "tests/mutants"):
+    for folder in ("nbs/_ext", "nbs/assets", "nbs/launch", "detr_lit/mutants"):
         for f in (root / folder).rglob("*"):
             if f.is_file() and "__pycache__" not in f.parts:
                 put(f.relative_to(root).as_posix(), f.read_bytes())
