@@ -70,7 +70,7 @@ ONE = [
         "bbbb2222",
         [printed("AREA")],
     ),
-    code("#| export\nSIDE = 2\nclass Box: pass", "cccc3333"),
+    code("#| export\n#| code-fold: true\nSIDE = 2\nclass Box: pass", "cccc3333"),
     code("#| hide\nsecret_code = 1", "eeee5555", [printed("secret output")]),
     code("#| hide_input\nsecret_input = 1", "ffff6666", [printed("shown output")]),
     code("#| hide_output\nshown_input = 1", "abab7777", [printed("secret output")]),
@@ -223,6 +223,8 @@ def test_directives_never_show(built):
 
 
 def test_badge_links_to_the_line(built):
+    folded = re.search(r"<details.*?</details>", built["nbs/01_one.html"], re.S)[0]  # with its badge
+    assert "SIDE" in folded and "nbdev-badge" in folded and "area" not in folded
     badges = re.findall(r'nbdev-badge">in <a.*?href="([^"]+)".*?tiny\.one', built["nbs/01_one.html"])
     assert badges == ["../source/one.html#L7", "../source/one.html#L11", "../source/one.html#L21"]
     for line in ("L7", "L11", "L21"):

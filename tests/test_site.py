@@ -3,9 +3,11 @@
 import functools
 import html
 import http.server
+import json
 import re
 import shutil
 import threading
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -258,3 +260,19 @@ def test_all_questions_are_listed_with_their_places(site):
     texts = {p.name: re.sub(r"<[^>]+>", "", p.read_text("utf-8")) for p in (site / "nbs").glob("*.html")}
     assert not [name for name, text in texts.items() if "Solution to Exercise" in text]
     assert re.search(r"Question \d+</span></a>: Is it enough\? \(<a [^>]*issues/9\">detr#9<", page)
+
+
+def test_the_workbook_can_be_taken(site):
+    "Each chapter with holes leads to the workbook's page, and that to the notebook; the zip file holds them all."
+    page = (site / "nbs/workbook.html").read_text("utf-8")
+    files = re.findall(r'href="\.\./(workbook/[\w/]+\.ipynb)"', page)
+    assert len(files) == 11
+    with zipfile.ZipFile(site / "workbook/detr_lit_workbook.zip") as z:
+        assert {f.removeprefix("workbook/") for f in files} < set(z.namelist()) and z.testzip() is None
+    for file in files:
+        cells = json.loads((site / file).read_text("utf-8"))["cells"]
+        assert any("is yours to write" in "".join(c["source"]) for c in cells), file
+        assert "(this number is on the page)" not in json.dumps(cells), file                # numbers of the executed chapter
+        chapter = (site / "nbs" / f"{Path(file).stem}.html").read_text("utf-8")
+        assert re.search(r'class="cost">.*?<a href="workbook\.html">', chapter, re.S), file
+    assert 'href="workbook.html">write' not in (site / "nbs/04b_gaze.html").read_text("utf-8")

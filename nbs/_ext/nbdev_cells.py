@@ -203,7 +203,8 @@ class ExportBadge(SphinxTransform):
                     refuri=f"{uri}#L{line}",
                     reftitle=f"line {line} of {files[module].name}",
                 )
-            cell.insert(0, nodes.paragraph("", "", nodes.Text("in "), label, classes=["nbdev-badge"]))
+            top = cell[0] if cell.get("hide_mode") else cell  # what is folded folds by its first child
+            top.insert(0, nodes.paragraph("", "", nodes.Text("in "), label, classes=["nbdev-badge"]))
 
 
 class AltText(SphinxTransform):
@@ -452,6 +453,8 @@ class Cost(SphinxDirective):
                 classes=[f"cost-{kind}"],
             )
             label += nodes.Text(" ")
+        if '"todo"' in Path(self.env.doc2path(self.env.docname)).read_text("utf-8"):  # see workbook.py
+            label += nodes.raw("", '<a href="workbook.html">write it yourself</a>', format="html")
         return [label]
 
 

@@ -267,10 +267,10 @@ class Workbook(SphinxDirective):
             title = re.search(r"^# (.*)$", nb.cells[0].source, re.M)[1]
             holes = dict.fromkeys(n.partition(".")[0] for c in nb.cells for n in c.metadata.get("todo", {}))
             asked = sum(q.step == path.stem.partition("_")[0] for q in QUESTIONS)
-            files = f'<a href="../workbook/{ZIP}/nbs/{path.name}" download>with holes</a>'
             page = f'<a href="{path.stem}.html">{html.escape(title)}</a>'
-            rows.append(row("td", page, ", ".join(f"<code>{h}</code>" for h in holes), asked, files))
-        head = row("th", "chapter", "you write", "questions", "notebook")
+            file = f'<a href="../workbook/{ZIP}/nbs/{path.name}" download>notebook with holes</a>'
+            rows.append(row("td", f"{page}<br>{file}", ", ".join(f"<code>{h}</code>" for h in holes), asked))
+        head = row("th", "chapter", "you write", "questions")
         table = f'<table class="table workbook"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
         link = f'<a class="workbook-zip" href="../workbook/{ZIP}.zip" download>All of them in one file</a>'
         whole = f"<p>{link}, with what they read.</p>"
