@@ -31,7 +31,7 @@ from .position import LearnedPositionalEncoding2D, PositionalEncoding2D
 
 # %% ../nbs/08_detr.ipynb #c53f8f89
 class Normalize(nn.Module):
-    "Images in [0, 1] -> mean 0 and deviation 1 by ImageNet's colours, and zero on the padding (appendix A.4)."
+    "Images in [0, 1] -> mean 0 and deviation 1 by ImageNet's colours as in the official code, and zero on the padding."
     mean: Tensor; std: Tensor
 
     def __init__(self) -> None:

@@ -322,7 +322,7 @@ class Alone:
 
     def __init__(self, device: torch.device): self.device = device
 
-    def spread(self, whole: Whole) -> nn.Module: return whole
+    def spread(self, whole: Whole, result: DETR) -> nn.Module: return whole
 
     def gradient(self, whole: nn.Module, batch: tuple) -> tuple[dict[str, Tensor], dict[str, Any], list]:
         "Add a batch's gradient to that of the parameters -> (losses, outputs, targets)."
@@ -341,6 +341,18 @@ class Alone:
         "Everybody's value, process by process."
         return [value]
 
+    def assembled(self, model: DETR) -> DETR:
+        "The model with all of its weights here, even if a process holds a part of each."
+        return model
+
+    def gathered(self, state: Any) -> Any:
+        "A tensor, or all of them in dicts and lists, whole likewise."
+        return state
+
+    def load(self, part: Any, state: dict[str, Any]) -> None:
+        "Give a model, a helper or an optimiser a state of whole tensors."
+        part.load_state_dict(state)
+
 # %% ../nbs/09_train.ipynb #f77c5863
 class Trainer:
     "A model, its loss and its optimisers, as a recipe wants them; `step` moves them by one batch. `result` is to be kept."
@@ -348,17 +360,18 @@ class Trainer:
         self.recipe, self.team, matcher = recipe, team or Alone(device), HungarianMatcher(recipe.cost_class, surplus=recipe.surplus)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.criterion = DetrLoss(model.num_classes, matcher, noobj_weight=recipe.noobj_weight).to(device)
-        self.optimizers, self.helper = make_optimizers(model, recipe), make_helper(model, **recipe.helper).to(device)
+        self.helper, self.device = make_helper(model, **recipe.helper).to(device), device
         self.result = deepcopy(self.model) if recipe.average else self.model
+        self.whole = self.team.spread(Whole(self.model, self.helper, self.criterion, recipe), self.result)
+        self.optimizers = make_optimizers(self.model, recipe)
         self.optimizers[0].add_param_group(dict(params=[*self.helper.parameters()], initial_lr=recipe.lr))
-        self.device = device
-        self.whole = self.team.spread(Whole(self.model, self.helper, self.criterion, recipe))
 
     def step(self, batch: tuple, factor: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
         "(images, mask, targets), multiplier of the step sizes -> (losses and gradient norm, outputs, targets)."
         for o in self.optimizers: o.zero_grad()
         losses, outputs, targets = self.team.gradient(self.whole, batch)
         norm = nn.utils.clip_grad_norm_([*self.model.parameters(), *self.helper.parameters()], self.recipe.clip)
+        norm = self.team.gathered(norm)
         if not (losses["total"] + norm).isfinite(): raise FloatingPointError("the loss or its gradient is not finite; try a smaller lr")
         for o in self.optimizers:
             for g in o.param_groups: g["lr"] = g["initial_lr"] * factor
@@ -367,9 +380,9 @@ class Trainer:
         return losses | dict(grad_norm=norm), outputs, targets
 
     def state(self) -> dict[str, Any]:
-        return dict(model=self.model.state_dict(), result=self.result.state_dict(), helper=self.helper.state_dict(),
-                    optimizers=[o.state_dict() for o in self.optimizers],
-                    rng=torch.stack(self.team.gather(random_state(self.device))).squeeze(0))
+        parts = dict(model=self.model.state_dict(), result=self.result.state_dict(), helper=self.helper.state_dict(),
+                     optimizers=[o.state_dict() for o in self.optimizers])
+        return self.team.gathered(parts) | dict(rng=torch.stack(self.team.gather(random_state(self.device))).squeeze(0))
 
 # %% ../nbs/09_train.ipynb #9ac2ec4f
 def new_model(data: Any, recipe: Recipe, seed: int) -> DETR:
@@ -419,10 +432,8 @@ def restore(trainer: Trainer, state: dict[str, Any] | None) -> tuple[int, float,
     "Back to a checkpoint, or to the beginning: (step, seconds, history). ValueError for another architecture's."
     if state is None: return 0, 0.0, []
     check_weights(trainer.model.state_dict(), state["model"], "the checkpoint")
-    trainer.model.load_state_dict(state["model"])
-    trainer.result.load_state_dict(state["result"])
-    trainer.helper.load_state_dict(state["helper"])
-    for o, s in zip(trainer.optimizers, state["optimizers"]): o.load_state_dict(s)
+    for part in ("model", "result", "helper"): trainer.team.load(getattr(trainer, part), state[part])
+    for o, s in zip(trainer.optimizers, state["optimizers"]): trainer.team.load(o, s)
     rows = torch.atleast_2d(state["rng"].cpu())                                  # one a process
     if trainer.team.rank < len(rows): set_random_state(rows[trainer.team.rank], trainer.device)
     return state["step"], state["seconds"], state["history"]
@@ -504,13 +515,13 @@ def save_weights(model: DETR, folder: Path) -> None:
     for file in sorted(part.iterdir()): os.replace(file, folder / file.name)
     shutil.rmtree(part)
 
-# %% ../nbs/09_train.ipynb #20b91f4f
+# %% ../nbs/09_train.ipynb #7fb0f454
 def is_best(history: list[dict[str, Any]]) -> bool:
     "Whether the last row has the highest AP so far; a nan never has."
     *before, last = [row.get("AP", math.nan) for row in history]
     return last > max((ap for ap in before if not math.isnan(ap)), default=-1.0)
 
-
+# %% ../nbs/09_train.ipynb #20b91f4f
 class Keeper:
     "What a training leaves in `out` (None: nothing): lock, checkpoint.pt, log.jsonl, best and, at the end, weights."
     def __init__(self, out: str | Path | None, this: dict[str, Any], trainer: Trainer, minutes: int | float, tensorboard: bool):
@@ -526,9 +537,9 @@ class Keeper:
         self.log = Log(self.folder, state[2], self.tensorboard)
         return state
 
-    def add(self, history: list[dict[str, Any]]) -> None:
+    def add(self, history: list[dict[str, Any]], judged: DETR | None) -> None:
         self.log.add(history[-1])
-        if self.folder and is_best(history): save_weights(self.trainer.result, self.folder / "best")
+        if self.folder and judged is not None and is_best(history): save_weights(judged, self.folder / "best")
 
     def late(self) -> bool:
         "Whether the last checkpoint is too old, by the clock of the first process."
@@ -538,6 +549,12 @@ class Keeper:
         if not self.out: return
         state, self.saved = self.trainer.state(), time.monotonic()
         if self.folder: save_checkpoint(self.folder / "checkpoint.pt", this=self.this, **progress, **state)
+
+    def finish(self) -> DETR:
+        "Write the weights -> the model, in eval mode."
+        result = self.trainer.team.assembled(self.trainer.result)
+        if self.folder: save_weights(result, self.folder / "weights")
+        return result.eval()
 
 # %% ../nbs/09_train.ipynb #c2fd2e1e
 @contextmanager
@@ -566,7 +583,7 @@ def make_team(device: str | None, accumulate: int = 1) -> Alone:
     "This process alone, unless a launcher started more (it says so in WORLD_SIZE) or a batch comes in several parts."
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if accumulate == 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1: return Alone(where)
-    return import_module("detr_lit.launch").Team(where, accumulate)
+    return import_module("detr_lit.launch").find_team(where, accumulate)
 
 
 def make_loader(data: Any, batch_size: int, seed: int, start: int, stop: int, team: Alone, num_workers: int,
@@ -615,14 +632,13 @@ def train_detr(num_steps: int = 1000, batch_size: int = 16, *, recipe: Recipe | 
             began, seen, done = time.perf_counter(), trainer.step(next(loader), recipe.factor(step, num_steps)), step + 1
             seconds += time.perf_counter() - began
             if (look := val is not None and due(eval_every)) or due(log_every):
-                scores = team.scores(trainer.result, val) | (measure(done, trainer.result) if measure else {}) if look else {}
+                scores = team.scores(now := team.assembled(trainer.result), val) | (measure(done, now) if measure else {}) if look else {}
                 history.append(dict(step=done, seconds=seconds) | team.report(trainer.criterion, *seen) | scores)
-                keeper.add(history)
+                keeper.add(history, now if look else None)
                 bar.set_postfix({k: f"{history[-1][k]:.2f}" for k in SHOWN if k in history[-1]})
             if due(save_every) or keeper.late() or asked: keeper.save(step=done, seconds=seconds, history=history)
             if asked: raise KeyboardInterrupt
-        if keeper.folder: save_weights(trainer.result, keeper.folder / "weights")
-    return trainer.result.eval(), history
+        return keeper.finish(), history
 
 # %% ../nbs/09_train.ipynb #3ed550a5
 def checksum(path: Path) -> str:

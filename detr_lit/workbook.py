@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['BOOK', 'STEPS', 'QUESTIONS', 'sabotages', 'fresh', 'numbers', 'fill', 'Question', 'question', 'plain', 'answer',
-           'same', 'just_as', 'difference', 'plain_list', 'book_says', 'book', 'suspects', 'Verdict', 'judge',
-           'steps_of', 'check', 'definitions', 'read_parts', 'find_step', 'judge_file', 'check_file', 'install', 'use',
-           'short_state']
+           'same', 'just_as', 'difference', 'has_tensors', 'tensor_difference', 'book_says', 'book', 'suspects',
+           'Verdict', 'state_of_hole', 'tried', 'judge', 'steps_of', 'check', 'definitions', 'read_parts', 'find_step',
+           'asked_for', 'judge_file', 'check_file', 'install', 'use']
 
 # %% ../nbs/workbook.ipynb #c9d795c4
 import ast
@@ -143,25 +143,30 @@ def just_as(a: Any, b: Any) -> bool:
     return same(a, b) and (not isinstance(a, Exception) or str(a) == str(b))
 
 # %% ../nbs/workbook.ipynb #843cfe5b
-def difference(got: Any, wanted: Any) -> str:
-    "Where two answers part, in words."
-    if isinstance(got, Exception): return f"raises {type(got).__name__}: {shorten(str(got) or '(no words)', 150)}"
-    if isinstance(wanted, Exception): return f"nothing is raised; wanted {type(wanted).__name__}"
-    if isinstance(got, Tensor) and isinstance(wanted, Tensor):
-        if got.shape != wanted.shape: return f"shape {list(got.shape)}; wanted {list(wanted.shape)}"
-        if got.dtype != wanted.dtype: return f"numbers are {got.dtype}; wanted {wanted.dtype}"
-        if got.isnan().any() and not wanted.isnan().any(): return "NaN"
-        off, size = (got.double() - wanted.double()).abs(), wanted.double().abs().max().item()
-        return f"off by up to {off.max().item():.3g}, where the right numbers reach {size:.3g}"
+def difference(got: Any, wanted: Any, place: str = "") -> str:
+    "Where two answers part, in words; `[1]['boxes']` is the place in a list or dict."
+    where = f"at {place}: " if place else ""
+    if isinstance(got, Exception): return f"{where}raises {type(got).__name__}: {shorten(str(got) or '(no words)', 150)}"
+    if isinstance(wanted, Exception): return f"{where}nothing is raised; wanted {type(wanted).__name__}"
+    if isinstance(got, Tensor) and isinstance(wanted, Tensor): return where + tensor_difference(got, wanted)
     if isinstance(got, dict) and isinstance(wanted, dict):
-        if got.keys() != wanted.keys(): return f"keys {', '.join(got)}; wanted {', '.join(wanted)}"
-        return next(f"{k}: {difference(got[k], wanted[k])}" for k in got if not same(got[k], wanted[k]))
-    if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted) and not plain_list(wanted):
-        return next(f"number {i}: {difference(a, b)}" for i, (a, b) in enumerate(zip(got, wanted)) if not same(a, b))
-    return f"{shorten(str(got), 90)}; wanted {shorten(str(wanted), 90)}"
+        if got.keys() != wanted.keys(): return f"{where}keys {', '.join(got)}; wanted {', '.join(wanted)}"
+        return next(difference(got[k], wanted[k], f"{place}[{k!r}]") for k in got if not same(got[k], wanted[k]))
+    if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted) and (has_tensors(wanted) or len(str(wanted)) > 90):
+        return next(difference(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(got, wanted)) if not same(a, b))
+    return f"{where}{shorten(str(got), 90)}; wanted {shorten(str(wanted), 90)}"
 
 
-def plain_list(x: list) -> bool: return len(str(x)) < 90 and not any(isinstance(v, Tensor | dict) for v in x)
+def has_tensors(x: Any) -> bool:
+    return isinstance(x, Tensor) or isinstance(x, dict | list) and any(map(has_tensors, x.values() if isinstance(x, dict) else x))
+
+
+def tensor_difference(got: Tensor, wanted: Tensor) -> str:
+    if got.shape != wanted.shape: return f"shape {list(got.shape)}; wanted {list(wanted.shape)}"
+    if got.dtype != wanted.dtype: return f"numbers are {got.dtype}; wanted {wanted.dtype}"
+    if got.isnan().any() and not wanted.isnan().any(): return "NaN"
+    off, size = (got.double() - wanted.double()).abs(), wanted.double().abs().max().item()
+    return f"off by up to {off.max().item():.3g}, where the right numbers reach {size:.3g}"
 
 # %% ../nbs/workbook.ipynb #8c2dcc92
 @cache
@@ -180,7 +185,8 @@ def suspects(step: str, said: dict[int, Any], failed: list[int]) -> list[dict[st
     "The sabotages of a step that give the same wrong answers, those with the most of them."
     def agreement(m: dict[str, Any], asked: Any) -> int:
         return sum(just_as(said[n], book_says(step, m["name"], n)) for n in asked)
-    found = [(agreement(m, failed), m) for m in sabotages(STEPS[step])]
+    telling = [n for n in failed if not isinstance(said[n], bool)] or failed
+    found = [(agreement(m, telling), m) for m in sabotages(STEPS[step])]
     most = max((n for n, _ in found), default=0)
     best = [m for n, m in found if n == most > 0]
     if len(best) < 2: return best
@@ -192,7 +198,7 @@ def suspects(step: str, said: dict[int, Any], failed: list[int]) -> list[dict[st
 class Verdict:
     "What came of checking one definition. True if it is right; `whole` if it can also stand in for the book's."
     name: str
-    state: str                                             # "right", "wrong", "not written" or "not found"
+    state: str                                             # "right", "wrong", or why neither
     asked: int = 0
     wrong: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -213,21 +219,35 @@ class Verdict:
         return "\n".join(lines + [f"  {it} looks like “{m['name']}”. {m['hint']}" for m in self.looks_like[:2]])
 
 # %% ../nbs/workbook.ipynb #d15805c8
+def state_of_hole(name: str, said: Any) -> str:
+    "What an answer says of something that is not written yet; '' if it doesn't."
+    if not isinstance(said, NotImplementedError) or not (words := str(said)).endswith("is yours to write"): return ""
+    hole = words.split(".")[0].split()[0]
+    return "not written yet" if hole == name else f"waits for {hole}, which is not written yet"
+
+
+def tried(got: Any, wanted: Any) -> bool:
+    "Whether an answer of the book's kind came, with other numbers in it."
+    words = "" if isinstance(got, Exception) or not has_tensors(wanted) else difference(got, wanted)
+    return "off by up to" in words or words.endswith("NaN")
+
+
 def judge(step: str, name: str, module: Any) -> Verdict:
-    "Ask a module about one of its definitions."
-    mine = [n for n, q in enumerate(QUESTIONS) if (q.step, q.name) == (step, name)]
-    said = {n: answer(QUESTIONS[n], module) for n in mine}
-    core, more = ([n for n in mine if QUESTIONS[n].more == kind] for kind in (False, True))
-    def is_hole(x: Any) -> bool: return isinstance(x, NotImplementedError) and (not str(x) or str(x).endswith("is yours to write"))
-    if any(is_hole(said[n]) for n in core): return Verdict(name, "not written yet")
-    def failing(some: list[int]) -> list[int]: return [n for n in some if not same(said[n], book_says(step, "", n))]
-    def words(some: list[int]) -> list[str]:
-        return [f"{QUESTIONS[n].words}: {difference(said[n], book_says(step, '', n))}" for n in some]
-    def lacking(n: int) -> str: return QUESTIONS[n].words if isinstance(said[n], TypeError) else words([n])[0]
-    wrong, missing = failing(core), failing(more)
+    "Ask a module about one of its definitions; no further if that is not written yet."
+    mine, said = [n for n, q in enumerate(QUESTIONS) if (q.step, q.name) == (step, name)], {}
+    for n in mine:
+        said[n] = answer(QUESTIONS[n], module)
+        if hole := state_of_hole(name, said[n]): return Verdict(name, hole)
+    failed = [n for n in mine if not same(said[n], book_says(step, "", n))]
+    missing = [n for n in failed if QUESTIONS[n].more and not tried(said[n], book_says(step, "", n))]
+    wrong = [n for n in failed if n not in missing]
+
+    def words(n: int) -> str:
+        unasked = QUESTIONS[n].more and isinstance(said[n], TypeError)
+        return QUESTIONS[n].words + ("" if unasked else f": {difference(said[n], book_says(step, '', n))}")
     looks_like = suspects(step, said, wrong or missing)
-    if wrong: return Verdict(name, "wrong", len(core), words(wrong), [], looks_like)
-    return Verdict(name, "right", len(mine) - len(missing), [], [*map(lacking, missing)], looks_like)
+    if wrong: return Verdict(name, "wrong", len(mine) - len(missing), [*map(words, wrong)], [], looks_like)
+    return Verdict(name, "right", len(mine) - len(missing), [], [*map(words, missing)], looks_like)
 
 # %% ../nbs/workbook.ipynb #6e5740ac
 def steps_of(name: str) -> list[str]: return [s for s in STEPS if any((q.step, q.name) == (s, name) for q in QUESTIONS)]
@@ -257,7 +277,10 @@ def refusals(*attempts: Callable[[], Any]) -> list[str]:
 
 # %% ../nbs/workbook.ipynb #2cc7044c
 #| code-fold: true
-def shapes(m, **kw): return m.ToyDetectionDataset(40, 64, 4, 3, **kw)
+def shapes(m, **kw):
+    "Forty items, asked for one by one: a data set that raises no IndexError has no end."
+    data = m.ToyDetectionDataset(40, 64, 4, 3, **kw)
+    return [data[i] for i in range(40)]
 
 @question("00", "tight_box", "the box around a mask")
 def _(m: Any) -> Any:
@@ -267,7 +290,7 @@ def _(m: Any) -> Any:
 
 @question("00", "ToyDetectionDataset", "an item's shapes and types")
 def _(m: Any) -> Any:
-    image, t = shapes(m)[0]
+    image, t = m.ToyDetectionDataset(40, 64, 4, 3)[0]
     return [str(x.dtype) for x in (image, *t.values())], sorted(t), list(image.shape), t["boxes"].shape[1], t["labels"].dim()
 
 @question("00", "ToyDetectionDataset", "1 to max_objects objects, as many boxes as labels")
@@ -303,29 +326,40 @@ def _(m: Any) -> Any:
 
 @question("00", "ToyDetectionDataset", "the same number, the same sample; another number, another")
 def _(m: Any) -> Any:
-    (a, s), (b, t), (c, _) = shapes(m)[3], shapes(m)[3], shapes(m)[4]
+    data = m.ToyDetectionDataset(40, 64, 4, 3)
+    (a, s), (b, t), (c, _) = data[3], data[3], data[4]
     return [torch.equal(a, b), torch.equal(s["boxes"], t["boxes"]), torch.equal(a, c)]
 
 @question("00", "ToyDetectionDataset", "its length, and an IndexError behind the end")
 def _(m: Any) -> Any:
-    data = shapes(m)
+    data = m.ToyDetectionDataset(40, 64, 4, 3)
     try: data[40]
     except IndexError: return [len(data), "IndexError"]
     return [len(data), "nothing"]
 
 @question("00", "ToyDetectionDataset", "other samples in another split and from another seed", more=True)
 def _(m: Any) -> Any:
-    first = [shapes(m, **kw)[0][0] for kw in ({}, dict(split="val"), dict(seed=1))]
+    first = [m.ToyDetectionDataset(40, 64, 4, 3, **kw)[0][0] for kw in ({}, dict(split="val"), dict(seed=1))]
     return [torch.equal(first[0], x) for x in first]
-
-@question("00", "ToyDetectionDataset", "class names", more=True)
-def _(m: Any) -> Any: return list(shapes(m).class_names)
 
 # %% ../nbs/workbook.ipynb #08220d76
 #| code-fold: true
+@question("00", "ToyDetectionDataset", "class names, and -1 for the last sample", more=True)
+def _(m: Any) -> Any:
+    data = m.ToyDetectionDataset(40, 64, 4, 3)
+    return list(data.class_names), data[-1][0] - data[39][0]
+
 @question("00", "ToyDetectionDataset", "arguments out of range refused by a ValueError", more=True)
 def _(m: Any) -> Any: return refusals(*(lambda kw=kw: m.ToyDetectionDataset(**kw) for kw in (
     dict(image_size=64.5), dict(num_classes=99), dict(max_objects=0), dict(split="tset"))))
+
+@question("00", "tight_box", "four plain floats", more=True)
+def _(m: Any) -> Any: return [type(x).__name__ for x in m.tight_box(np.ones((2, 4), bool))]
+
+@question("00", "pad_images", "the first image's type; no images, and one of bytes, refused by a ValueError", more=True)
+def _(m: Any) -> Any:
+    batch, _ = m.pad_images([numbers(3, 4, 6).double(), numbers(3, 5, 3).double()])
+    return str(batch.dtype), refusals(lambda: m.pad_images([]), lambda: m.pad_images([torch.zeros(3, 4, 4, dtype=torch.uint8)]))
 
 @question("00", "pad_images", "a batch of unequal images, and its mask")
 def _(m: Any) -> Any: return m.pad_images([numbers(3, 4, 6, kind="even"), numbers(3, 5, 3, seed=1, kind="even")])
@@ -417,6 +451,12 @@ def _(m: Any) -> Any: return m.PositionalEncoding2D(16, normalize=False)(MAP)
 @question("02", "PositionalEncoding2D", "what can't be encoded refused", more=True)
 def _(m: Any) -> Any: return refusals(lambda: m.PositionalEncoding2D(18), lambda: m.PositionalEncoding2D(16, 0.0),
                           lambda: m.PositionalEncoding2D(16)(MAP, PADDED.float()))
+
+@question("02", "PositionalEncoding2D", "in the type of x", more=True)
+def _(m: Any) -> Any: return str(m.PositionalEncoding2D(16)(MAP.bfloat16()).dtype)
+
+@question("02", "LearnedPositionalEncoding2D", "a map with more rows or columns than were learned refused by a ValueError", more=True)
+def _(m: Any) -> Any: return refusals(lambda: m.LearnedPositionalEncoding2D(16, size=5)(MAP))
 
 @question("02", "LearnedPositionalEncoding2D", "a learned vector for each row and each column")
 def _(m: Any) -> Any:
@@ -966,7 +1006,7 @@ def read_parts(file: str | Path) -> tuple[dict[str, Any], str]:
     try: cells = [text] if Path(file).suffix == ".py" else [
         "".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError) as error: raise ValueError(f"{file} is no notebook ({error!r:.80})") from error
-    space: dict[str, Any] = {"__name__": "detr_lit.workbook", "__package__": "detr_lit"}
+    space: dict[str, Any] = dict(__name__="detr_lit.workbook", __package__="detr_lit", torch=torch, nn=nn, np=np, math=math)
     first = ""
     for code in [text] if Path(file).suffix == ".py" else definitions(cells):
         try: exec(compile(code, str(file), "exec"), space)
@@ -982,17 +1022,23 @@ def find_step(step: str) -> str:
     return found
 
 
+def asked_for(step: str, name: str) -> bool:
+    "Whether the course page asks for this, and not the book alone."
+    return any(not q.more for q in QUESTIONS if (q.step, q.name) == (step, name))
+
+
 def judge_file(step: str, file: str | Path) -> Iterator[tuple[Verdict, Any]]:
     "Each of a step's definitions in a file -> its verdict, and the definition itself. Those never asked for are left out."
     step, (space, error) = find_step(step), read_parts(file)
     for name in dict.fromkeys(q.name for q in QUESTIONS if q.step == step):
-        needed = any(not q.more for q in QUESTIONS if (q.step, q.name) == (step, name))
+        needed = asked_for(step, name)
         if name not in space:
             if needed: yield Verdict(name, "not found in the file" + (f"; a cell raises {error}" if error else "")), None
             continue
         module = fresh(STEPS[step])
         setattr(module, name, space[name])
-        yield judge(step, name, module), space[name]
+        verdict = judge(step, name, module)
+        if needed or verdict.state in ("right", "wrong"): yield verdict, space[name]
 
 
 def check_file(step: str, file: str | Path) -> list[Verdict]:
@@ -1011,12 +1057,12 @@ def install(step: str, name: str, part: Any) -> None:
 
 
 def use(folder: str | Path = ".") -> None:
-    "Check the notebooks of chapters 00 to 10 in a folder, and use whatever is whole in place of the book's; says what."
+    "Check the notebooks of chapters 00 to 10 in a folder, and use what you wrote and is whole in place of the book's; says what."
     for step in STEPS:
         for file in sorted(Path(folder).glob(f"{step}_*.ipynb"))[:1]:
             for verdict, part in judge_file(step, file):
+                if verdict.state not in ("right", "wrong") or not asked_for(step, verdict.name): continue
                 if verdict.whole: install(step, verdict.name, part)
-                print(f"{step} {verdict.name:<28}", "yours" if verdict.whole else f"the book's: yours is {short_state(verdict)}")
-
-
-def short_state(verdict: Verdict) -> str: return "right, and lacks something" if verdict.state == "right" else verdict.state
+                state = "right, and lacks something" if verdict.state == "right" else verdict.state
+                print(f"{step} {verdict.name:<28}", "yours" if verdict.whole else f"the book's; yours is {state}")
+    print("For all other parts the book's are used.")

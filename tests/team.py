@@ -44,7 +44,7 @@ def one_step(recipe, batch_size, accumulate):
     trainer = Trainer(DETR(3, **recipe.model), recipe, team.device, team)
     seen = trainer.step(next(make_loader(data(), batch_size, 0, 0, 1, team, 0)))
     gradients = {k.removeprefix("module."): p.grad for k, p in trainer.whole.named_parameters() if p.grad is not None}
-    return team.report(trainer.criterion, *seen), gradients
+    return team.report(trainer.criterion, *seen), team.gathered(gradients)
 
 
 def steps(size):
@@ -90,6 +90,16 @@ def dropped(folder):
     return team.gather(torch.nn.functional.dropout(torch.ones(64)))
 
 
+def held():
+    "How many numbers of weights, gradients and moments this process holds after a step, and how many there are."
+    team = make_team("cpu")
+    trainer = Trainer(DETR(3, **MODEL), replace(RECIPE, average=0.5), team.device, team)
+    trainer.step(next(make_loader(data(), 4, 0, 0, 1, team, 0)))
+    here = [p for p in trainer.model.parameters() if p.grad is not None]
+    tensors = [t for p in here for t in (p, p.grad, trainer.optimizers[0].state[p]["exp_avg"])] + [*trainer.result.parameters()]
+    return sum(t.to_local().numel() for t in tensors), sum(t.numel() for t in tensors)
+
+
 def judged(folder=None):
     "A trained model's numbers on three batches of pictures."
     return make_team("cpu", 2).scores(DETR.from_pretrained("toy"), ToyDetectionDataset(55, split="val"))
@@ -110,6 +120,8 @@ def dies(folder):
 
 JOBS = {2: dict(steps=lambda f: steps(2), whole_run=whole_run, resumed=resumed, dropped=dropped, judged=judged),
         4: dict(steps=lambda f: steps(4)), 0: dict(dies=dies)}
+if os.environ.get("ACCELERATE_USE_FSDP"):
+    JOBS[2] = dict(steps=lambda f: steps(2), whole_run=whole_run, resumed=resumed, held=lambda f: make_team("cpu").gather(held()))
 
 
 def work(folder, size, rank=0):

@@ -15,7 +15,7 @@ from torch import nn
 from detr_lit.data import ToyDetectionDataset, collate
 from detr_lit.denoising import Denoising
 from detr_lit.detr import DETR
-from detr_lit.launch import Team, idle, join, parts_of, split
+from detr_lit.launch import Shards, Team, idle, join, parts_of, split
 from detr_lit.loss import DetrLoss
 from detr_lit.train import RECIPES, Alone, Batches, Trainer, make_loader, make_team, train_detr
 
@@ -37,16 +37,22 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def together(root, folder, size):
+def together(root, folder, size, **more):
     "What `tests/team.py` says when so many processes run it."
     command = [sys.executable, str(root / "tests/team.py"), str(folder), str(size)]
-    done = subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, env=environment(root) | more, capture_output=True, text=True, timeout=400)
     assert not done.returncode, done.stderr[-5000:]
     return torch.load(folder / "said.pt", weights_only=False)
 
 
 @pytest.fixture(scope="module")
 def two(root, tmp_path_factory): return together(root, tmp_path_factory.mktemp("two"), 2)
+
+
+@pytest.fixture(scope="module")
+def shards(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    return together(root, folder, 2, ACCELERATE_USE_FSDP="true") | dict(folder=folder)
 
 
 def same_as_alone(steps, size):
@@ -178,7 +184,7 @@ def test_a_gpu_s_batch_norms_are_told_to_talk(monkeypatch):
     team.size, team.device = 2, torch.device("cuda", 1)
     monkeypatch.setattr("detr_lit.launch.idle", lambda whole: [])
     monkeypatch.setattr("detr_lit.launch.DistributedDataParallel", lambda module, **kw: made.append(kw) or module)
-    team.spread(whole)
+    team.spread(whole, model)
     assert made == [dict(device_ids=[team.device], find_unused_parameters=False)]
     kinds = {type(m) for m in model.modules()}
     assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds and list(model.state_dict()) == names
@@ -194,8 +200,45 @@ def test_who_is_alone_needs_no_team(monkeypatch):
         make_loader(jobs.data(), 2, 0, 0, 1, team, 0)
 
 
-@pytest.mark.parametrize("asked", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
-def test_launchers_that_split_models_are_refused(monkeypatch, asked):
+def test_who_cuts_the_model(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert type(make_team("cpu")) is Alone and type(make_team("cpu", 2)) is Team                      # nobody to share with
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("detr_lit.launch.join", lambda device: device)
+    team = make_team("cpu")
+    assert type(team) is Shards
+    with pytest.raises(ValueError, match="muon is on; FSDP cuts matrices"):
+        Trainer(DETR(3, **jobs.MODEL), replace(jobs.RECIPE, muon=0.02), CPU, team)
+    monkeypatch.delattr("torch.distributed.fsdp.fully_shard")
+    with pytest.raises(ValueError, match="FSDP wants PyTorch 2.6"): Trainer(DETR(3, **jobs.MODEL), jobs.RECIPE, CPU, team)
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_a_model_each_give_losses_and_gradients_of_one(shards): same_as_alone(shards["steps"], 2)
+
+
+@pytest.mark.slow
+def test_each_holds_half_of_weights_gradients_moments_and_average(shards):
+    (a, whole), (b, again) = shards["held"]
+    assert a + b == whole == again and .49 < a / whole < .51
+
+
+@pytest.mark.slow
+def test_a_cut_model_trains_is_kept_and_resumes_like_a_whole_one(shards, tmp_path):
+    weights, history = shards["whole_run"]
+    model, one = jobs.run(tmp_path / "one")
+    for k, v in model.state_dict().items(): torch.testing.assert_close(weights[k], v, rtol=1e-3, atol=2e-5, msg=k)
+    assert [r["total"] for r in history] == pytest.approx([r["total"] for r in one], rel=1e-4)
+    assert [r.get("AP50") for r in history] == pytest.approx([r.get("AP50") for r in one], abs=1e-3)
+    assert all(shards["resumed"].values())
+    kept = DETR.from_pretrained(shards["folder"] / "whole_run" / "weights").state_dict()
+    assert all(torch.equal(kept[k], v) for k, v in weights.items())                  # written whole, by the first
+    alone, _ = jobs.run(shards["folder"] / "whole_run", resume=True)                  # its checkpoint is one process's, too
+    assert all(torch.equal(v, weights[k]) for k, v in alone.state_dict().items())
+
+
+@pytest.mark.parametrize("asked", ["DEEPSPEED", "MEGATRON_LM"])
+def test_launchers_that_split_models_otherwise_are_refused(monkeypatch, asked):
     monkeypatch.setenv(f"ACCELERATE_USE_{asked}", "true")
     with pytest.raises(ValueError, match=f"asks for {asked}"): join(CPU)
 
@@ -218,7 +261,8 @@ def test_configurations_are_what_accelerate_reads():
     from accelerate.commands.config import load_config_from_file
     for file in sorted(LAUNCH.glob("*.yaml")):
         config = load_config_from_file(str(file))
-        assert config.distributed_type.value == "MULTI_GPU" and config.mixed_precision == "no", file
+        kind = "FSDP" if file.stem == "fsdp" else "MULTI_GPU"
+        assert config.distributed_type.value == kind and config.mixed_precision == "no", file
         assert config.num_processes % config.num_machines == 0
         assert config.num_machines == 1 or (config.main_process_ip and config.main_process_port)
 

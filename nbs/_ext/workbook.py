@@ -156,6 +156,7 @@ def in_words(text: str, root: Path, chapter: str, url: str) -> str:
     text = re.sub(r"\{fact\}`([^`]+)`", lambda m: fact_text(facts[m[1]]), text)
     text = re.sub(r"\{glue:text\}`([^`]+)`", number, text)
     text = re.sub(r"\{cite:([pt])\}`([^`]+)`", cited, text)
+    text = re.sub(r"(^|[.:!?]\s+)\{numref\}`[^`]+`", r"\1The figure", text, flags=re.M)
     text = re.sub(r"\{numref\}`[^`]+`", "the figure", text)
     text = re.sub(r"\{(?:ref|term|eq|doc)\}`([^`<]+?)\s*(?:<[^`>]+>)?`", r"\1", text)
     text = re.sub(r"\]\(([\w-]+)\.(?:ipynb|md)(#[\w-]+)?\)", link, text)
@@ -187,21 +188,52 @@ def without_directives(text: str) -> str:
 
 
 # ---------------------------------------------------------------- the edition
+def behind(source: str) -> str:
+    "What follows an answer's end, which is a directive of two lines."
+    return re.sub(r"^[^\n]*\n`{3,}[ \t]*\n?", "", source.partition("{solution-end}")[2])
+
+
+def without_live_sections(cells: list) -> list:
+    "What needs the page goes, from its heading to the next one of the same level."
+    kept, section, live = [], [], False
+    for cell in [*cells, None]:
+        new = cell is None or cell.cell_type != "code" and re.search(r"^## ", cell.source, re.M)
+        if new:
+            kept += [c for c in section if not live or "#| export" in c.source]
+            section, live = [], False
+        if cell is not None:
+            section.append(cell)
+            live |= cell.cell_type != "code" and "```{live}" in cell.source
+    return kept
+
+
+def last_needed(cells: list, i: int) -> int:
+    "The number of the last exported cell that defines something that cell i names: before it nothing can be checked."
+    words = set(re.findall(r"\w+", cells[i].source))
+    found = [i]
+    for k, cell in enumerate(cells[i + 1 :], i + 1):
+        if cell.cell_type == "code" and re.match(r"#\s*\|\s*export", cell.source):
+            defined = {s.name for s in ast.parse(cell.source).body if isinstance(s, (ast.FunctionDef, ast.ClassDef))}
+            found += [k] * bool(defined & words)
+    return found[-1]
+
+
 def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
     "A chapter with holes."
     page, new = f"{url}/{path.stem}.html", nbformat.v4
-    cells, answering = [], False
-    for cell in nbformat.read(path, 4).cells:
+    cells, answering, checks = [], False, {}
+    source_cells = without_live_sections(nbformat.read(path, 4).cells)
+    for i, cell in enumerate(source_cells):
         source = cell.source
         if cell.cell_type != "code":
             if answering and "{solution-end}" in source:
-                answering, source = False, source.partition("{solution-end}")[2].partition("\n")[2]
+                answering, source = False, behind(source)
             elif answering:
                 continue
             before, start, _ = source.partition("```{solution-start}")
             if start:
                 answering = "{solution-end}" not in source.partition("{solution-start}")[2]
-                rest = "" if answering else source.partition("{solution-end}")[2].partition("\n")[2]
+                rest = "" if answering else behind(source)
                 source = f"{before}\n\nThe answer is on [the page]({page}).\n\n{rest}"
             if text := in_words(source, root, path.stem, url):
                 cells.append(new.new_markdown_cell(text))
@@ -213,7 +245,9 @@ def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
         code = re.sub(r"^from myst_nb import glue$", NO_GLUE, code, flags=re.M)
         todo = cell.metadata.get("todo", {})
         cells.append(new.new_code_cell(("#| export\n" if exported else "") + hole(code, todo)))
-        cells += [new.new_code_cell(f"check({name})") for name in (questioned(code) if exported else [])]
+        for name in questioned(code) if exported else []:
+            checks.setdefault(last_needed(source_cells, i), []).append(name)
+        cells += [new.new_code_cell(f"check({name})") for name in checks.get(i, [])]
         if caption := cell.metadata.get("mystnb", {}).get("figure", {}).get("caption"):
             cells.append(new.new_markdown_cell(f"*{in_words(caption, root, path.stem, url)}*"))
     about = f"*This is the workbook's edition of [the page]({page}): what it builds is yours to write.*"
