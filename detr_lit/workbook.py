@@ -229,7 +229,7 @@ def state_of_hole(name: str, said: Any) -> str:
 def tried(got: Any, wanted: Any) -> bool:
     "Whether an answer of the book's kind came, with other numbers in it."
     words = "" if isinstance(got, Exception) or not has_tensors(wanted) else difference(got, wanted)
-    return "off by up to" in words or words.endswith("NaN")
+    return "off by up to" in words
 
 
 def judge(step: str, name: str, module: Any) -> Verdict:
@@ -466,7 +466,7 @@ def _(m: Any) -> Any:
 # %% ../nbs/workbook.ipynb #f3ad3254
 #| code-fold: true
 TOKENS, PLACES = numbers(2, 6, 16), numbers(2, 6, 16, seed=1)
-HIDDEN = torch.arange(6).expand(2, 6) >= torch.tensor([[6], [4]])
+HIDDEN = torch.arange(6).expand(2, 6) >= torch.tensor([[5], [4]])
 SIZES: dict[str, Any] = dict(d_model=16, n_heads=4, dim_ff=24)
 
 def fast(model, *args, **kw):
