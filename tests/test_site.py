@@ -262,6 +262,22 @@ def test_all_questions_are_listed_with_their_places(site):
     assert re.search(r"Question \d+</span></a>: Is it enough\? \(<a [^>]*issues/9\">detr#9<", page)
 
 
+def test_a_mistake_can_be_reported_with_page_and_version(site):
+    version = re.search(r"^version = (\S+)", (ROOT / "settings.ini").read_text("utf-8"), re.M)[1]
+    for page in PAGES:
+        link = re.search(r'class="mistake"><a href="([^"]+)"', (site / page).read_text("utf-8"))[1]
+        asked = unquote(html.unescape(link))
+        assert asked.startswith("https://github.com/detr-lit/detr-lit/issues/new?title=Mistake on " + page.removesuffix(".html"))
+        assert f"Version: {version}\n" in asked, page
+
+
+def test_programs_find_every_page(site):
+    lines = (site / "llms.txt").read_text("utf-8").splitlines()
+    listed = [re.fullmatch(r"- \[(.+?)\]\(https://[^)]+/(nbs/\w+\.html)\)(: .{20,})?", x) for x in lines if x.startswith("- ")]
+    assert lines[0] == "# A literate DETR" and all(listed) and [m[2] for m in listed] == PAGES
+    for m in listed: assert html.escape(m[1].replace("`", ""), quote=False)[:20] in (site / m[2]).read_text("utf-8"), m[1]
+
+
 def test_the_workbook_can_be_taken(site):
     "Each chapter with holes leads to the workbook's page, and that to the notebook; the zip file holds them all."
     page = (site / "nbs/workbook.html").read_text("utf-8")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llms
 import workbook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,8 @@ def build(root: Path = ROOT, say=print) -> int:
         shutil.rmtree(html, ignore_errors=True)
         (new / "_build" / "html").rename(html)
         workbook.write(root, html / "workbook")
+        if front:
+            (html / "llms.txt").write_text(llms.llms(root), "utf-8")
         shutil.rmtree(new)
     return run.returncode
 

@@ -535,6 +535,13 @@ def drop_thebe(app):
         ]
 
 
+def state_version(app, pagename, templatename, context, doctree):
+    "For templates/mistake.html: nbdev writes the version into the package."
+    package = package_folder(app.config.book_package)
+    found = re.search(r'^__version__ = "([^"]+)"', (package / "__init__.py").read_text("utf-8"), re.M) if package else None
+    context["book_version"] = found[1] if found else "unknown"
+
+
 def slowest_first(app, env, docnames):
     "The page that imports the package to describe it keeps one process busy while the other reads the rest."
     docnames.sort(key=lambda d: "<!-- api -->" not in Path(env.doc2path(d)).read_text("utf-8"))
@@ -574,6 +581,7 @@ def setup(app):
     app.connect("doctree-read", source_links)
     app.connect("missing-reference", outside_names)
     app.connect("html-collect-pages", source_pages)
+    app.connect("html-page-context", state_version)
     app.setup_extension("concordance")
     pybtex.plugin.entry_points = cache(pybtex.plugin.entry_points)  # else all packages are searched for each citation
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
