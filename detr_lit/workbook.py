@@ -757,9 +757,9 @@ def _(m: Any) -> Any:
     uneven = outputs | dict(aux_outputs=[{k: v[:, :9] for k, v in outputs["aux_outputs"][0].items()}])
     return refusals(lambda: m.DetrLoss(3, weight_bbox=-1.), lambda: m.DetrLoss(3)(uneven, targets), lambda: m.DetrLoss(0))
 
-@question("07", "set_statistics", "class error, cardinality error, and how often no object is said")
+@question("07", "set_statistics", "class error, cardinality error image by image, and how often no object is said")
 def _(m: Any) -> Any:
-    outputs, targets = scene((3, 0, 5))
+    outputs, targets = scene((3, 0, 11))
     return m.set_statistics(outputs, targets, HungarianMatcher()(outputs, targets))
 
 # %% ../nbs/workbook.ipynb #8d5d7b84
@@ -785,8 +785,8 @@ def _(m: Any) -> Any:
     out = detr(m)(PICTURES)
     return [out["pred_logits"], out["pred_boxes"]]
 
-@question("08", "DETR", "the layers before it, in aux_outputs")
-def _(m: Any) -> Any: return [[o["pred_logits"], o["pred_boxes"]] for o in detr(m)(PICTURES)["aux_outputs"]]
+@question("08", "DETR", "the layers before it, first to last but one, in aux_outputs")
+def _(m: Any) -> Any: return [o["pred_boxes"] for o in detr(m, n_dec_layers=3)(PICTURES)["aux_outputs"]]
 
 @question("08", "DETR", "the number of weights: as many more as queries and classes ask for")
 def _(m: Any) -> Any: return weight_count(m.DETR(**SMALL | dict(num_queries=9, num_classes=7))) - weight_count(m.DETR(**SMALL))

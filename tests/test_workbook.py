@@ -303,6 +303,13 @@ def test_holes_of_every_shape():
         maker.hole(code, {"A.nobody": ["do"]})
 
 
+def test_tables_are_tables_and_what_no_notebook_runs_is_left_out(made):
+    said = maker.without_directives("a\n\n```{list-table} Why\n:name: t\n\n* - x\n  - y\n* - long\n    text\n  - z\n```\nb")
+    assert said == "a\n\n**Why**\n\n| x | y |\n|---|---|\n| long text | z |\n\nb"
+    cells = nbformat.read(made / "nbs/09_train.ipynb", 4).cells
+    assert any("| paper | `laptop` | why |" in c.source for c in cells) and not any("__main__" in c.source for c in cells)
+
+
 def test_no_myst_and_no_answer_is_left(root, made):
     for path in sorted((made / "nbs").glob("*.ipynb")):
         text = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")

@@ -48,7 +48,7 @@ BEGIN = """from detr_lit.workbook import check, use
 
 use()       # what you have written in the other notebooks of this folder and is whole, in place of the book's"""
 NO_GLUE = "def glue(*_, **__): pass    # hands numbers to the text of the book's page"
-LEFT_OUT = {"cost", "live", "list-table", "raw"}
+LEFT_OUT = {"cost", "live", "raw"}
 
 
 def chapters(root: Path) -> list[Path]:
@@ -163,23 +163,43 @@ def in_words(text: str, root: Path, chapter: str, url: str) -> str:
     return without_directives(text)
 
 
+def as_table(title: str, lines: list[str]) -> list[str]:
+    "The lines of a list-table as a table of Markdown."
+    rows: list[list[str]] = []
+    for line in lines:
+        if line.startswith("* - "):
+            rows.append([line[4:]])
+        elif line.startswith("  - "):
+            rows[-1].append(line[4:])
+        elif rows:
+            rows[-1][-1] += " " + line.strip()
+    table = [f"| {' | '.join(cell.strip() for cell in row)} |" for row in rows]
+    return [f"**{title}**", "", table[0], "|---" * len(rows[0]) + "|", *table[1:], ""]
+
+
 FENCE = re.compile(r"^(`{3,}|:{3,})\{([\w:-]+)\}\s*(.*)$")
 
 
 def without_directives(text: str) -> str:
     "Admonitions become quotations, questions headings; what needs the page (live parts, cost labels) is left out."
-    out, stack = [], []
+    out, stack, listed = [], [], []
     for line in text.splitlines():
-        if m := FENCE.match(line):
+        if stack and stack[-1][1] == "list-table":
+            if line.strip() == stack[-1][0]:
+                out += as_table(stack.pop()[2], listed)
+                listed = []
+            elif not re.match(r":[\w-]+:", line):
+                listed.append(line)
+        elif m := FENCE.match(line):
             mark, name, title = m.groups()
-            stack.append((mark, name))
+            stack.append((mark, name, title))
             if name == "exercise-start":
                 out.append(f"### Question: {title}")
-            elif name not in LEFT_OUT and name not in ("exercise-end", "solution-start", "solution-end"):
+            elif name not in LEFT_OUT | {"exercise-end", "solution-start", "solution-end", "list-table"}:
                 out += [f"> **{title or name.capitalize()}**", ">"]
         elif stack and line.strip() == stack[-1][0]:
             stack.pop()
-        elif stack and (re.match(r":[\w-]+:", line) or {n for _, n in stack} & LEFT_OUT):
+        elif stack and (re.match(r":[\w-]+:", line) or {n for _, n, _ in stack} & LEFT_OUT):
             continue
         else:
             inside = stack and not stack[-1][1].startswith(("exercise", "solution"))
@@ -240,7 +260,7 @@ def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
             continue
         found, code = split(source)
         exported = "export" in found or "exporti" in found
-        if not code or "default_exp" in found or (answering and not exported):
+        if not code or "default_exp" in found or found.get("eval") == "false" or (answering and not exported):
             continue
         code = re.sub(r"^from myst_nb import glue$", NO_GLUE, code, flags=re.M)
         todo = cell.metadata.get("todo", {})
