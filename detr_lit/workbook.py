@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['BOOK', 'STEPS', 'QUESTIONS', 'sabotages', 'fresh', 'numbers', 'fill', 'Question', 'question', 'plain', 'answer',
            'same', 'just_as', 'difference', 'has_tensors', 'tensor_difference', 'book_says', 'book', 'suspects',
-           'Verdict', 'state_of_hole', 'tried', 'judge', 'steps_of', 'check', 'definitions', 'read_parts', 'find_step',
-           'asked_for', 'judge_file', 'check_file', 'install', 'use']
+           'Verdict', 'state_of_hole', 'tried', 'judge', 'check', 'definitions', 'read_parts', 'find_step', 'asked_for',
+           'judge_file', 'check_file', 'install', 'use']
 
 # %% ../nbs/workbook.ipynb #c9d795c4
 import ast
@@ -250,17 +250,14 @@ def judge(step: str, name: str, module: Any) -> Verdict:
     return Verdict(name, "right", len(mine) - len(missing), [], [*map(words, missing)], looks_like)
 
 # %% ../nbs/workbook.ipynb #6e5740ac
-def steps_of(name: str) -> list[str]: return [s for s in STEPS if any((q.step, q.name) == (s, name) for q in QUESTIONS)]
-
-
 def check(part: Any) -> Verdict:
     """Compare your class or function with the book's of the same name: -> a `Verdict`, to be printed or asked for its truth.
 
     Raises ValueError for a name that the book's eleven parts don't have.
     """
     name = getattr(part, "__name__", str(part))
-    if not steps_of(name): raise ValueError(f"there are no questions about {name!r}; there are about {', '.join(sorted({q.name for q in QUESTIONS}))}")
-    step = steps_of(name)[0]
+    step = next((q.step for q in QUESTIONS if q.name == name), "")
+    if not step: raise ValueError(f"there are no questions about {name!r}; there are about {', '.join(sorted({q.name for q in QUESTIONS}))}")
     module = fresh(STEPS[step])
     setattr(module, name, part)
     return judge(step, name, module)

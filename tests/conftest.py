@@ -108,6 +108,17 @@ def seeds():
 
 
 @pytest.fixture
+def one_thread():
+    "Small products are quickest so, and a neighbour does no harm."
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def coco(tmp_path):
     "A COCO folder of eight toy pictures: ids with gaps, one picture empty, one object a crowd."
     import json

@@ -19,6 +19,7 @@ from detr_lit.launch import Shards, Team, idle, join, parts_of, split
 from detr_lit.loss import DetrLoss
 from detr_lit.train import RECIPES, Alone, Batches, Trainer, make_loader, make_team, train_detr
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU, LAUNCH = torch.device("cpu"), Path(__file__).parents[1] / "nbs/launch"
 
 
@@ -26,15 +27,6 @@ def environment(root):
     calm = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     local = dict(GLOO_SOCKET_IFNAME="lo") if sys.platform == "linux" else {}
     return calm | local | dict(PYTHONPATH=str(root), OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Small products are quickest so, and a neighbour does no harm."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def together(root, folder, size, **more):

@@ -27,6 +27,7 @@ from detr_lit.workbook import (
     sabotages,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NEWCOMER = Path(__file__).with_name("newcomer.py")
 CORE = {(q.step, q.name) for q in QUESTIONS if not q.more}
 
@@ -41,15 +42,6 @@ NOT_ASKED = {
         "the last is the best", "other data, same checkpoint", "half a file is left",
     },
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Small products are quickest so, and a neighbour does no harm."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def names_of(step):

@@ -20,6 +20,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def hole(code: str, todo: dict[str, list[str]]) -> str:
         kept = int(ast.get_docstring(node) is not None)
         kept += len(body) > kept and ast.unparse(body[kept]) == "super().__init__()"
         first = body[0]
-        same_line = first.lineno == lines_of(node, lines)
+        same_line = bool(lines[first.lineno - 1][: first.col_offset].strip())
         head = lines[: first.lineno - 1]
         if same_line:  # def f(x): return x
             head.append(lines[first.lineno - 1][: first.col_offset].rstrip())
@@ -89,12 +90,6 @@ def hole(code: str, todo: dict[str, list[str]]) -> str:
         end = f'{indent}raise NotImplementedError("{name} is yours to write")'
         lines = [*head, *shown, *steps, end, *lines[node.end_lineno :]]
     return "\n".join(lines)
-
-
-def lines_of(node: ast.FunctionDef, lines: list[str]) -> int:
-    "The number of the line on which a function's signature ends."
-    n = node.body[0].lineno
-    return n if lines[n - 1][: node.body[0].col_offset].strip() else n - 1
 
 
 def questioned(code: str) -> list[str]:
@@ -131,8 +126,8 @@ def glued(root: Path, chapter: str) -> dict[str, str]:
     }
 
 
-def in_words(text: str, root: Path, chapter: str, url: str) -> str:
-    "MyST's markdown as Jupyter can show it."
+def translator(root: Path, chapter: str, url: str) -> Callable[[str], str]:
+    "A function: MyST's markdown of a chapter -> what Jupyter can show."
     facts = tomllib.loads((root / "nbs/paper_facts.toml").read_text("utf-8"))
     here, numbers = {p.name for p in chapters(root)}, glued(root, chapter)
 
@@ -151,16 +146,19 @@ def in_words(text: str, root: Path, chapter: str, url: str) -> str:
         target, mark = m[1], m[2] or ""
         return f"]({target}.ipynb{mark})" if f"{target}.ipynb" in here else f"]({url}/{target}.html{mark})"
 
-    text = re.sub(r"(?m)^\([\w-]+\)=\n", "", text)
-    text = re.sub(r"(?m)^\$\$ \([\w-]+\)$", "$$", text)
-    text = re.sub(r"\{fact\}`([^`]+)`", lambda m: fact_text(facts[m[1]]), text)
-    text = re.sub(r"\{glue:text\}`([^`]+)`", number, text)
-    text = re.sub(r"\{cite:([pt])\}`([^`]+)`", cited, text)
-    text = re.sub(r"(^|[.:!?]\s+)\{numref\}`[^`]+`", r"\1The figure", text, flags=re.M)
-    text = re.sub(r"\{numref\}`[^`]+`", "the figure", text)
-    text = re.sub(r"\{(?:ref|term|eq|doc)\}`([^`<]+?)\s*(?:<[^`>]+>)?`", r"\1", text)
-    text = re.sub(r"\]\(([\w-]+)\.(?:ipynb|md)(#[\w-]+)?\)", link, text)
-    return without_directives(text)
+    def in_words(text: str) -> str:
+        text = re.sub(r"(?m)^\([\w-]+\)=\n", "", text)
+        text = re.sub(r"(?m)^\$\$ \([\w-]+\)$", "$$", text)
+        text = re.sub(r"\{fact\}`([^`]+)`", lambda m: fact_text(facts[m[1]]), text)
+        text = re.sub(r"\{glue:text\}`([^`]+)`", number, text)
+        text = re.sub(r"\{cite:([pt])\}`([^`]+)`", cited, text)
+        text = re.sub(r"(^|[.:!?]\s+)\{numref\}`[^`]+`", r"\1The figure", text, flags=re.M)
+        text = re.sub(r"\{numref\}`[^`]+`", "the figure", text)
+        text = re.sub(r"\{(?:ref|term|eq|doc)\}`([^`<]+?)\s*(?:<[^`>]+>)?`", r"\1", text)
+        text = re.sub(r"\]\(([\w-]+)\.(?:ipynb|md)(#[\w-]+)?\)", link, text)
+        return without_directives(text)
+
+    return in_words
 
 
 def as_table(title: str, lines: list[str]) -> list[str]:
@@ -240,7 +238,7 @@ def last_needed(cells: list, i: int) -> int:
 
 def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
     "A chapter with holes."
-    page, new = f"{url}/{path.stem}.html", nbformat.v4
+    page, new, in_words = f"{url}/{path.stem}.html", nbformat.v4, translator(root, path.stem, url)
     cells, answering, checks = [], False, {}
     source_cells = without_live_sections(nbformat.read(path, 4).cells)
     for i, cell in enumerate(source_cells):
@@ -255,7 +253,7 @@ def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
                 answering = "{solution-end}" not in source.partition("{solution-start}")[2]
                 rest = "" if answering else behind(source)
                 source = f"{before}\n\nThe answer is on [the page]({page}).\n\n{rest}"
-            if text := in_words(source, root, path.stem, url):
+            if text := in_words(source):
                 cells.append(new.new_markdown_cell(text))
             continue
         found, code = split(source)
@@ -269,7 +267,7 @@ def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
             checks.setdefault(last_needed(source_cells, i), []).append(name)
         cells += [new.new_code_cell(f"check({name})") for name in checks.get(i, [])]
         if caption := cell.metadata.get("mystnb", {}).get("figure", {}).get("caption"):
-            cells.append(new.new_markdown_cell(f"*{in_words(caption, root, path.stem, url)}*"))
+            cells.append(new.new_markdown_cell(f"*{in_words(caption)}*"))
     about = f"*This is the workbook's edition of [the page]({page}): what it builds is yours to write.*"
     cells[1:1] = [new.new_markdown_cell(about), new.new_code_cell(BEGIN)]
     for i, cell in enumerate(cells):
