@@ -89,6 +89,7 @@ def changed(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     return recipe
 
 # %% ../nbs/cli.ipynb #38ed40e7
+#| code-fold: true
 def read_config(context: Any, file: Path | None) -> Path | None:
     "For typer, which gives its context: options of a YAML file become the defaults. BadParameter for a file that isn't one, or an unknown option."
     if file is None: return None
@@ -184,6 +185,7 @@ def evaluate_command(weights: Annotated[str, WEIGHTS],
     typer.echo(json.dumps(plain) if as_json else "\n".join(f"{k:10} {v:.3f}" for k, v in numbers.items()))
 
 # %% ../nbs/cli.ipynb #8fcec6be
+#| code-fold: true
 @app.command()
 def export(weights: Annotated[str, WEIGHTS], file: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
            attention: Annotated[bool, typer.Option(help="Attention maps as further outputs.")] = False) -> None:
@@ -196,6 +198,7 @@ def export(weights: Annotated[str, WEIGHTS], file: Annotated[Path, typer.Argumen
     typer.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MB; inputs images [B, 3, H, W] in [0, 1], mask [B, H, W]")
 
 # %% ../nbs/cli.ipynb #94400be2
+#| code-fold: true
 look = typer.Typer(help="Look at data before training on them.", no_args_is_help=True)
 app.add_typer(look, name="data")
 
@@ -234,6 +237,7 @@ def plot(run: Annotated[Path, typer.Argument(help="The --out of a training.")],
     typer.echo(str(file))
 
 # %% ../nbs/cli.ipynb #c943c526
+#| code-fold: true
 def last_row(run: Path) -> dict[str, Any]:
     "The last row of a training's log.jsonl; ValueError if it was never judged, or the log is damaged."
     try: row = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
@@ -334,6 +338,7 @@ def find_in_files(model: DETR, files: Iterable[Path], threshold: float = 0.5, *,
             yield file, photo, found | dict(boxes=found["boxes"].float() * scale)
 
 # %% ../nbs/cli.ipynb #62180466
+#| code-fold: true
 def as_rows(found: dict[str, Tensor], class_names: list[str]) -> list[dict[str, Any]]:
     "Detections of one image as plain values: label, class name, score, box (x0, y0, x1, y1 in pixels), query."
     return [dict(label=k, name=class_names[k - 1], score=round(s, 4), box=[round(v, 1) for v in b], query=q)
@@ -383,6 +388,7 @@ def detect(pictures: Annotated[list[str], typer.Argument(help="Files, folders, p
     if failed: raise typer.Exit(1)
 
 # %% ../nbs/cli.ipynb #b4ea6aad
+#| code-fold: true
 @app.command("check")
 def check_workbook(step: Annotated[str, typer.Argument(help="06, or the notebook itself.")],
                    file: Annotated[Path | None, typer.Argument(help="A notebook or a Python file; else the step's notebook in this folder.")] = None,

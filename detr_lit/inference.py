@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from .data import check_pixels, label_names, show_boxes
+from .data import bright, check_pixels, label_names, show_boxes
 from .detr import DETR, postprocess
 
 # %% ../nbs/10_inference.ipynb #0bb0f39e
@@ -180,21 +180,28 @@ def draw_attention(ax: Axes, image: Float[Tensor, "3 H W"], heat: Float[Tensor, 
 # %% ../nbs/10_inference.ipynb #1de9d54c
 def attention_figure(image: Float[Tensor, "3 H W"], detections: dict[str, Tensor], class_names: Sequence[str],
                      seen: list[tuple[int, Tensor, Tensor, tuple[int, int]]]) -> Figure:
-    """The image with its detections, and what some of them were read from: `seen`.
+    """The image with its detections, and what some of them were read from: `seen`; these bear their query's number.
 
     Each a detection's index, the picture [3, H, W] that its query saw, its shares [h, w], the picture's corner (x, y).
     """
+    H, W = image.shape[1:]
     rows = 2 + max(0, math.ceil((len(seen) - 4) / 4))
-    figure = plt.figure(figsize=(7, 1.85 * rows * min(1.5, max(0.6, image.shape[1] / image.shape[2]))))
+    figure = plt.figure(figsize=(7, 1.85 * rows * min(1.5, max(0.6, H / W))))
     grid = figure.add_gridspec(rows, 4)
-    draw_detections(figure.add_subplot(grid[:2, :2]), image, detections, class_names)
+    draw_detections(whole := figure.add_subplot(grid[:2, :2]), image, detections, class_names, text=False)
     free = [(r, c) for r in range(rows) for c in range(4) if r > 1 or c > 1]
+    numbers: list[tuple[float, float]] = []
     for (i, picture, heat, (x, y)), (r, c) in zip(seen, free):
         query, label = int(detections["queries"][i]), int(detections["labels"][i])
         x0, y0, x1, y1 = detections["boxes"][i].tolist()
+        colour, corners = f"C{(label - 1) % 8}", [(x0, y0), (x1, y0), (x0, y1), (x1, y1)]
         draw_attention(ax := figure.add_subplot(grid[r, c]), picture, heat)
-        ax.add_patch(plt.Rectangle((x0 - x, y0 - y), x1 - x0, y1 - y0, fill=False, ec=f"C{(label - 1) % 8}", lw=1.5))
-        ax.set_title(f"query {query}: {class_names[label - 1]}", fontsize=9)
+        ax.add_patch(plt.Rectangle((x0 - x, y0 - y), x1 - x0, y1 - y0, fill=False, ec=colour, lw=1.5))
+        ax.set_title(f"query {query}: {class_names[label - 1]}, {detections['scores'][i]:.2f}", fontsize=8)
+        # a corner where no number stands yet
+        numbers.append(next((p for p in corners if all(math.dist(p, q) > max(H, W) / 12 for q in numbers)), corners[0]))
+        whole.text(*numbers[-1], str(query), fontsize=8, ha="center", va="center", clip_on=False,
+                   color="black" if bright(colour) else "white", bbox=dict(fc=colour, ec="none", pad=1))
     return figure
 
 # %% ../nbs/10_inference.ipynb #6e0fcf6a

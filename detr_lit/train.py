@@ -385,6 +385,7 @@ class Trainer:
         return self.team.gathered(parts) | dict(rng=torch.stack(self.team.gather(random_state(self.device))).squeeze(0))
 
 # %% ../nbs/09_train.ipynb #9ac2ec4f
+#| code-fold: true
 def new_model(data: Any, recipe: Recipe, seed: int) -> DETR:
     "An untrained model for a data set, with its class names and, if it has an `image_size`, its window."
     side = getattr(data, "image_size", None)
@@ -576,6 +577,7 @@ def patience(wanted: bool = True) -> Iterator[list[int]]:
     finally: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/09_train.ipynb #9a4422e1
+#| code-fold: true
 SHOWN = ("loss_class", "loss_bbox", "loss_giou", "no_object", "cardinality_error", "AP50")
 
 
@@ -695,6 +697,7 @@ def curve(run: dict[str, Any] | list[dict[str, Any]], y: str, x: str = "step") -
     return [r[x] for r in rows], [r[y] for r in rows]
 
 # %% ../nbs/09_train.ipynb #234f84d2
+#| code-fold: true
 def plot_run(folder: str | Path) -> Figure:
     """The losses and, if it was judged, the AP of a training, from `log.jsonl` or `run.json` in its folder.
 

@@ -29,6 +29,7 @@ FILES = {
     "test_ext": "tools",
     "test_broken": "tools",
     "test_concordance": "tools",
+    "test_editions": "tools",
     "test_execute": "tools",
     "test_live": "tools",
     "test_mutants": "tools",

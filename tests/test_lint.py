@@ -101,3 +101,39 @@ def test_hidden_cells_and_long_classes_are_fine(tmp_path):
         )
         == ""
     )
+
+
+def rhythm(path, n, lines, words):
+    "A chapter of n cells of so many lines and so many words each."
+    cells = [x for _ in range(n) for x in (("m", "word " * words), ("c", "x\n" * lines))]
+    return chapter(path, GOOD[0], *cells)
+
+
+@pytest.mark.parametrize(
+    "n, lines, words, word",
+    [
+        (12, 6, 40, ""),
+        (12, 7, 40, "more than 6 lines (median 7)"),
+        (12, 6, 30, "30 words for each cell"),
+        (12, 6, 130, "130 words for each cell"),
+        (11, 7, 130, ""),  # an essay
+    ],
+)
+def test_rhythm(tmp_path, n, lines, words, word):
+    found = problems(rhythm(tmp_path, n, lines, words))
+    assert (word in found) if word else not found
+
+
+def test_folded_cells_do_not_count(tmp_path):
+    long = [x for _ in range(12) for x in (("m", "word " * 50), ("c", "#| export\n#| code-fold: true\n" + "x\n" * 15))]
+    good = [x for _ in range(12) for x in (("m", "word " * 50), ("c", "x"))]
+    path = chapter(tmp_path, GOOD[0], *good, *long)
+    assert "median" not in problems(path) and len(lint.Chapter(path).shown) == 12
+
+
+def test_definitions_used_at_once():
+    cells = [(True, "def f(): pass"), (False, "1"), (False, "f()"), (False, "f()")]
+    cells += [(True, "def g(): f()"), (True, "def h(): g()")]
+    assert lint.used_at_once(cells) == (1, 3)
+    assert lint.used_at_once([*cells, (False, "h()")]) == (2, 3)
+    assert lint.used_at_once([(False, "def f(): pass"), (False, "%pip x")]) == (0, 0)

@@ -292,3 +292,85 @@ def test_the_workbook_can_be_taken(site):
         chapter = (site / "nbs" / f"{Path(file).stem}.html").read_text("utf-8")
         assert re.search(r'class="cost">.*?<a href="workbook\.html">', chapter, re.S), file
     assert 'href="workbook.html">write' not in (site / "nbs/04b_gaze.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_no_code_runs_over_the_edge(open_page, width):
+    "Long lines wrap, behind their own indent; what is copied has the line ends of the source, and no others."
+    page = open_page("nbs/06_matcher.html", width=width)
+    over = page.evaluate("""() => [...document.querySelectorAll('.cell_input pre')].filter(p => p.scrollWidth > p.clientWidth + 1)
+        .map(p => p.textContent.slice(0, 60))""")
+    assert over == []
+    wrapped = page.evaluate("""() => [...document.querySelectorAll('.cell_input .long')]
+        .filter(l => l.getBoundingClientRect().height > 30).map(l => {
+            const r = document.createRange(), left = l.getBoundingClientRect().left;
+            r.selectNodeContents(l);
+            return [...r.getClientRects()].map(q => q.left - left); })""")
+    assert len(wrapped) > 10 and all(min(lefts) >= -1 for lefts in wrapped)
+    copied = page.evaluate("""() => {
+        const p = [...document.querySelectorAll('.cell_input pre')].find(p => p.querySelector('.long'));
+        getSelection().selectAllChildren(p); return [getSelection().toString(), p.textContent]; }""")
+    assert copied[0].strip("\n") == copied[1].strip("\n")
+
+
+def test_a_page_can_be_run_and_taken(site, open_page):
+    "The menus of a chapter: Colab and Binder open the notebook that the site offers; other pages print."
+    for file in execute.chapters_in_toc(ROOT):
+        text, name = (site / f"{file}.html").read_text("utf-8"), Path(file).name
+        links = set(re.findall(r'href="([^"]+)"[^>]*class="[^"]*dropdown-item', text)) | set(
+            re.findall(r'class="[^"]*dropdown-item[^"]*"[^>]*href="([^"]+)"', text)
+        )
+        runs = (ROOT / f"{file}.ipynb").exists()
+        expected = {
+            f"https://colab.research.google.com/github/detr-lit/detr-lit/blob/notebooks/{name}.ipynb",
+            f"https://mybinder.org/v2/gh/detr-lit/detr-lit/notebooks?labpath={name}.ipynb",
+            f"../notebooks/{name}.ipynb",
+        }
+        assert {x for x in links if "ipynb" in x and "workbook" not in x} == (expected if runs else set()), name
+        assert runs == (site / "notebooks" / f"{name}.ipynb").exists()
+        assert "window.print()" in text
+    page = open_page("nbs/06_matcher.html")
+    page.get_by_label("Run this chapter").click()
+    assert page.get_by_text("Colab", exact=True).is_visible()
+
+
+def test_the_status_is_that_of_the_last_run(site):
+    page = (site / "nbs/about.html").read_text("utf-8")
+    rows = re.findall(r'<tr class="row-\w+"><td>.*?href="(\w+)\.html".*?</td>\s*<td><p>(.*?)</p></td>', page, re.S)
+    assert [stem for stem, _ in rows] == [p.stem for p in execute.notebooks(ROOT)]
+    for stem, time in rows:
+        seconds = json.loads((ROOT / "_build/executed" / f"{stem}.json").read_text("utf-8"))["seconds"]
+        said = sum(int(n) * {"min": 60, "s": 1}[u] for n, u in re.findall(r"(\d+) (min|s)", time))
+        assert abs(said - seconds) <= 1, (stem, time, seconds)
+    assert "@software" in page and "End-to-End Object Detection with Transformers" in page
+
+
+def test_the_epub_is_xml_and_whole(site):
+    "Each page parses, each link inside leads somewhere, the contents name all pages, and nothing wants a script."
+    from xml.etree import ElementTree
+
+    with zipfile.ZipFile(site / "a_literate_detr.epub") as z:
+        names = set(z.namelist())
+        pages = {n: z.read(n).decode() for n in names if n.endswith(".xhtml")}
+        contents, nav = z.read("content.opf").decode(), z.read("nav.xhtml").decode()
+    assert {f"{p.removesuffix('.html')}.xhtml" for p in PAGES} <= pages.keys()
+    ids = {}
+    trees = {n: ElementTree.fromstring(text) for n, text in pages.items()}
+    for n, tree in trees.items():
+        ids[n] = {x.get("id") for x in tree.iter()} - {None}
+    for n, tree in trees.items():
+        for x in tree.iter():
+            assert not x.tag.endswith(("}script", "}button", "}input")), n
+            goal = x.get("href") or x.get("src") or ""
+            if goal and "//" not in goal and not goal.startswith(("data:", "mailto:")):
+                path, mark = urldefrag(goal)
+                path = (Path("/", n).parent / unquote(path)).resolve().relative_to("/").as_posix() if path else n
+                assert path in names, (n, goal)
+                assert not mark or path not in ids or unquote(mark) in ids[path], (n, goal)
+    for p in PAGES:
+        assert f'href="{p.removesuffix(".html")}.xhtml' in nav and f'href="{p.removesuffix(".html")}.xhtml"' in contents, p
+    math = [n for n, text in pages.items() if "<math" in text]
+    assert len(math) > 10 and all(re.search(rf'href="{re.escape(n)}"[^>]*properties="[^"]*mathml', contents) for n in math)
+    assert "A literate DETR" in contents and names == {"mimetype", "META-INF/container.xml", "content.opf"} | set(
+        unquote(x) for x in re.findall(r'<item [^>]*href="([^"]+)"', contents)
+    )

@@ -10,9 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
+import epub
 import llms
+import notebooks
 import workbook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,16 +42,33 @@ SCRIPTS = re.compile(r'<(?:script|link) [^>]*scripts/fontawesome\.js[^>]*>(?:</s
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.S)
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 MARK = re.compile(r'<span class="[pw]">([^<]*)</span>')
+CODE = re.compile(r'(<div class="highlight-(?!none|myst-ansi)[^>]*><div class="highlight"><pre>)(.*?)(</pre>)', re.S)
+NARROW = 34  # signs that a phone shows in a line of code
+
+
+def hanging(code: str) -> str:
+    """Highlighted code whose long lines are elements that know their indent: the style wraps them, and hangs what follows.
+
+    Line ends stay outside of the elements, so that what is copied is what was written."""
+    lines = code.split("\n")
+    for i, line in enumerate(lines):
+        text = unescape(re.sub(r"<[^>]+>", "", line))
+        if len(text) > NARROW and line.count("<span") == line.count("</span>"):
+            indent = len(text) - len(text.lstrip())
+            line = re.sub(r'^(?:<span class="w">)? +(?:</span>)?', f'<span class="in">{" " * indent}</span>', line)
+            lines[i] = f'<span class="long" style="--in:{indent}">{line}</span>'
+    return "\n".join(lines)
 
 
 def lighten(html: Path) -> None:
-    """Less to load and to parse, for the same look.
+    """Less to load and to parse, for the same look; and no line of code runs over the edge.
 
     The theme's icons come as a font and once more as a script of 1.5 MB, for which every page would wait. Sphinx wraps
     each word, bracket and blank of a signature in elements that no style refers to: more than half of the API's page."""
     for page in html.rglob("*.html"):
         text = SCRIPTS.sub("", page.read_text("utf-8"))
         text = SIGNATURE.sub(lambda sig: MARK.sub(r"\1", WORD.sub(r"\1", sig[0])), text)
+        text = CODE.sub(lambda m: m[1] + hanging(m[2]) + m[3], text)
         page.write_text(text, "utf-8")
     for file in html.glob("_static/scripts/fontawesome.js*"):
         file.unlink()
@@ -60,11 +80,32 @@ def build(root: Path = ROOT, say=print) -> int:
     Always from nothing: Sphinx shows a warning only while it reads a page, so a second build on the remains of a failed
     one would pass. The old site stays until the new one is whole."""
     new = root / "_build" / "site"
+    html = new / "_build" / "html"
     shutil.rmtree(new, ignore_errors=True)
+    front = re.search(r"^root:\s*(\S+)", (root / "_toc.yml").read_text("utf-8"), re.M)
+    status = jupyter_book(root, new, [], say)
+    if front and not status:
+        status = jupyter_book(root, new, ["--builder", "custom", "--custom-builder", "epub"], say)
+    if not status:
+        lighten(html)
+        workbook.write(root, html / "workbook")
+        if front:
+            (html / "index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")
+            (html / "llms.txt").write_text(llms.llms(root), "utf-8")
+            notebooks.write(root, html / notebooks.FOLDER)
+            epub.finish(new / "_build" / "epub", root, html / epub.NAME)
+        shutil.rmtree(root / "_build" / "html", ignore_errors=True)
+        html.rename(root / "_build" / "html")
+        shutil.rmtree(new)
+    return status
+
+
+def jupyter_book(root: Path, new: Path, builder: list[str], say) -> int:
+    "One builder; a second one takes what the first has read."
     env = {**os.environ, "PYTHONPATH": str(root), "NO_COLOR": "1"}
     main = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"  # nearly half of the time is gc's
     book = ["-c", main, "build", str(root / "_build" / "book")]
-    command = [sys.executable, *book, "--path-output", str(new), "-n", "-W", "--keep-going"]
+    command = [sys.executable, *book, "--path-output", str(new), "-n", "-W", "--keep-going", *builder]
     run = subprocess.Popen(
         command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
@@ -73,19 +114,7 @@ def build(root: Path = ROOT, say=print) -> int:
         line = re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()
         if not QUIET.match(line):
             say(f"   {line}")
-    if run.wait() == 0:
-        front = re.search(r"^root:\s*(\S+)", (root / "_toc.yml").read_text("utf-8"), re.M)
-        if front:
-            (new / "_build/html/index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")
-        lighten(new / "_build/html")
-        html = root / "_build" / "html"
-        shutil.rmtree(html, ignore_errors=True)
-        (new / "_build" / "html").rename(html)
-        workbook.write(root, html / "workbook")
-        if front:
-            (html / "llms.txt").write_text(llms.llms(root), "utf-8")
-        shutil.rmtree(new)
-    return run.returncode
+    return run.wait()
 
 
 if __name__ == "__main__":

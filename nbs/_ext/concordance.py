@@ -378,8 +378,14 @@ def fill_ledger(app, doctree, docname):
 ASKED = re.compile(r"\{exercise-start\} *([^\n]*)\n:label: (\S+)\n(.*?)\{solution-end\}", re.S)
 
 
+def question(text: str) -> str:
+    "What an exercise asks, up to its end or its first code, in one line; numbers that only its page knows are dots."
+    words = re.split(r"```\{(?:exercise-end|code-cell)\}|^```", re.sub(r"\A(?::[\w-]+:.*\n)*```\n", "", text), flags=re.M)[0]
+    return re.sub(r"\s+", " ", re.sub(r"\{glue:text\}`[^`]*`", "…", words)).strip()
+
+
 class Questions(SphinxDirective):
-    "```{questions}``` lists the questions of all chapters, each with the threads that it or its answer names."
+    "```{questions}``` lists the questions of all chapters, each with its words and the threads that it or its answer names."
 
     def run(self):
         out = []
@@ -396,7 +402,8 @@ class Questions(SphinxDirective):
                 threads = nbdev_cells.threads_of(text)
                 named = f" ({', '.join(threads)})" if threads else ""
                 words, _ = self.state.inline_text(f"{{ref}}`{label}`: {asked}{named}", self.lineno)
-                items += nodes.list_item("", nodes.paragraph("", "", *words))
+                body, _ = self.state.inline_text(question(text), self.lineno)
+                items += nodes.list_item("", nodes.paragraph("", "", *words), nodes.paragraph("", "", *body))
             section += items
             out.append(section)
         return out

@@ -11,7 +11,7 @@ Jupyter Book makes the site with its own execution off. A chapter runs again whe
 - Python, nbs/matplotlibrc, how a chapter is run (below), and the installed versions of what the code imports, with
   their requirements.
 
-Outputs and a record (key, seconds, peak memory) are kept in `_build/executed/`. The kernels run in nbs/, with shapes
+Outputs and a record (key, seconds, peak memory, date) are kept in `_build/executed/`. The kernels run in nbs/, with shapes
 and types checked in the package and in the cells (jaxtyping and beartype).
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import datetime
 import hashlib
 import importlib.metadata as metadata
 import inspect
@@ -438,8 +439,9 @@ def stage(root: Path, build: Path) -> Path:
         keep.add(Path(relative))
         write_if_changed(book / relative, data)
 
-    for name in ("_toc.yml", "_config.yml"):
-        put(name, (root / name).read_bytes())
+    for name in ("_toc.yml", "_config.yml", "CITATION.cff", "settings.ini"):
+        if (root / name).exists():
+            put(name, (root / name).read_bytes())
     for folder in ("nbs/_ext", "nbs/assets", "nbs/launch", "detr_lit/mutants"):
         for f in (root / folder).rglob("*"):
             if f.is_file() and "__pycache__" not in f.parts:
@@ -517,7 +519,7 @@ def execute(root: Path, only=(), force=False, jobs=2, timeout=1800, listing=Fals
             write_if_changed(store / path.name, done.encode())
             needs[path]["code"] = code_hash(nbformat.reads(done, as_version=4))  # of the cells that did run
             (store / f"{path.stem}.json").write_text(
-                json.dumps({**record, "rests_on": needs[path]}, indent=1), encoding="utf-8"
+                json.dumps({**record, "date": f"{datetime.date.today()}", "rests_on": needs[path]}, indent=1), encoding="utf-8"
             )
             say(f"  {path.stem:<22} {record['seconds']:6.1f} s {record['peak_mb']:7.0f} MB")
     finally:

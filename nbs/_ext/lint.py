@@ -7,12 +7,15 @@
   memory, and fails.
 - Cells: 20 lines at most (30 for a class or function, its docstring not counted),
   never more than three in a row without prose, no stored outputs.
+- Rhythm, of the cells whose code a page shows (not folded, not hidden): half of those that define nothing for the package
+  have 6 lines or fewer, and each cell has 40 to 120 words of prose. A page with fewer than 12 such cells is an essay, and free.
 - One title a chapter, no heading level skipped, a {cost} label in numbered chapters, exercise labels unique and
   answered.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import statistics
 import sys
@@ -91,12 +94,38 @@ def too_long(code: str) -> int:
     return len(lines) if len(lines) > (30 if definition else 20) else 0
 
 
+MEDIAN, WORDS, ESSAY = 6, (40, 120), 12
+
+
+def defined(code: str) -> set[str]:
+    "The functions and classes that a cell defines."
+    try:
+        body = ast.parse(code).body
+    except SyntaxError:  # a magic
+        return set()
+    return {s.name for s in body if isinstance(s, (ast.FunctionDef, ast.ClassDef))}
+
+
+def used_at_once(cells: list[tuple[bool, str]]) -> tuple[int, int]:
+    "Of (exported, code) in order: how many definitions a cell uses before the next one is defined, and how many there are."
+    used = there = 0
+    waiting: set[str] = set()
+    for exported, code in cells:
+        if exported and defined(code):
+            there, waiting = there + 1, defined(code)
+        elif waiting & set(re.findall(r"\w+", code)):
+            used, waiting = used + 1, set()
+    return used, there
+
+
 class Chapter:
     def __init__(self, path: Path):
         self.path, self.problems = path, []
-        self.lines: list[int] = []
+        self.lessons: list[int] = []
+        self.shown: list[tuple[bool, str]] = []
         self.words, self.exercises, self.solutions = 0, [], []
-        in_a_row, levels, titles, everything = 0, 0, 0, ""
+        self.run = in_a_row = levels = titles = 0
+        everything = ""
         for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
             if cell.cell_type == "code":
                 found, code = split(cell.source)
@@ -105,7 +134,12 @@ class Chapter:
                 if not code or "hide" in found or "default_exp" in found:
                     continue
                 in_a_row += 1
-                self.lines.append(len([x for x in code.splitlines() if x.strip()]))
+                self.run = max(self.run, in_a_row)
+                exported = "export" in found or "exporti" in found
+                if "hide_input" not in found and "code-fold" not in found:
+                    self.shown.append((exported, code))
+                    if not exported:
+                        self.lessons.append(len([x for x in code.splitlines() if x.strip()]))
                 if n := too_long(code):
                     self.say(i, f"{n} lines of code")
                 if in_a_row == 4:
@@ -138,15 +172,25 @@ class Chapter:
             self.say(None, "no {cost} label")
         for label in sorted(set(self.exercises) ^ set(self.solutions)):
             self.say(None, f"exercise and answer do not pair: {label}")
+        self.check_rhythm()
 
     def say(self, cell, problem: str) -> None:
         self.problems.append(f"nbs/{self.path.name}{f', cell {cell}' if cell is not None else ''}: {problem}")
 
+    def check_rhythm(self) -> None:
+        if len(self.shown) < ESSAY:
+            return
+        if (median := statistics.median(self.lessons)) > MEDIAN:
+            self.say(None, f"half of the lesson's cells have more than {MEDIAN} lines (median {median:g})")
+        if not WORDS[0] <= round(self.words / len(self.shown)) <= WORDS[1]:
+            self.say(None, f"{self.words / len(self.shown):.0f} words for each cell, not {WORDS[0]} to {WORDS[1]}")
+
     def rhythm(self) -> str:
-        n = len(self.lines)
+        used, there = used_at_once(self.shown)
         return (
-            f"{self.path.stem:<20}{n:>6}{statistics.median(self.lines or [0]):>8.0f}{max(self.lines, default=0):>9}"
-            f"{self.words / n if n else 0:>12.0f}{len(self.exercises):>11}"
+            f"{self.path.stem:<20}{len(self.shown):>6}{statistics.median(self.lessons or [0]):>8g}"
+            f"{max(self.lessons, default=0):>9}{self.words / max(1, len(self.shown)):>12.0f}{self.run:>15}"
+            f"{f'{used} of {there}':>18}{len(self.exercises):>11}"
         )
 
 
@@ -165,7 +209,10 @@ def main(names) -> int:
     paths = sorted((ROOT / "nbs").glob("*.ipynb"))
     paths = [p for p in paths if not names or any(p.stem == Path(n).stem or p.stem.startswith(f"{n}_") for n in names)]
     chapters, problems = lint(paths)
-    print(f"{'chapter':<20}{'cells':>6}{'median':>8}{'longest':>9}{'words/cell':>12}{'exercises':>11}")
+    print(
+        f"{'chapter':<20}{'cells':>6}{'median':>8}{'longest':>9}{'words/cell':>12}{'without prose':>15}"
+        f"{'definitions used':>18}{'questions':>11}"
+    )
     for c in chapters:
         print(c.rhythm())
     for p in problems:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 from pathlib import Path
 
@@ -30,10 +29,9 @@ def page(root: Path, file: str, url: str) -> str:
 
 
 def llms(root: Path) -> str:
-    settings, toc = configparser.ConfigParser(), yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
-    settings.read(root / "settings.ini")
+    settings, toc = workbook.settings(root), yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
     url = workbook.address(root)
-    lines = ["# A literate DETR", "", f"> {settings['DEFAULT']['description']} Version {settings['DEFAULT']['version']}.", ""]
+    lines = ["# A literate DETR", "", f"> {settings['description']} Version {settings['version']}.", ""]
     lines += ["## Start", "", page(root, toc["root"], url), ""]
     for part in toc["parts"]:
         lines += [f"## {part['caption']}", "", *(page(root, c["file"], url) for c in part["chapters"]), ""]

@@ -309,7 +309,9 @@ class FirstUses(SphinxTransform):
 
 
 def source_pages(app):
-    "One page for each module, with line anchors (#L12), and a link from every cell's mark to the cell."
+    "One page for each module, with line anchors (#L12), and a link from every cell's mark to the cell. The site has them."
+    if app.builder.name == "epub":
+        return
     for module, file in module_files(app.config.book_package).items():
         text, page = file.read_text("utf-8"), source_page(module)
         code = highlight(

@@ -19,6 +19,7 @@ import html
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -49,7 +50,7 @@ BEGIN = """from detr_lit.workbook import check, use
 
 use()       # what you have written in the other notebooks of this folder and is whole, in place of the book's"""
 NO_GLUE = "def glue(*_, **__): pass    # hands numbers to the text of the book's page"
-LEFT_OUT = {"cost", "live", "raw"}
+LEFT_OUT = {"cost", "live", "model-map", "quiz", "raw", "workbook"}
 
 
 def chapters(root: Path) -> list[Path]:
@@ -126,10 +127,10 @@ def glued(root: Path, chapter: str) -> dict[str, str]:
     }
 
 
-def translator(root: Path, chapter: str, url: str) -> Callable[[str], str]:
-    "A function: MyST's markdown of a chapter -> what Jupyter can show."
+def translator(root: Path, chapter: str, url: str, here: set[str]) -> Callable[[str], str]:
+    "A function: MyST's markdown of a chapter -> what Jupyter can show, with links to the notebooks that are `here`."
     facts = tomllib.loads((root / "nbs/paper_facts.toml").read_text("utf-8"))
-    here, numbers = {p.name for p in chapters(root)}, glued(root, chapter)
+    numbers = glued(root, chapter)
 
     def number(m: re.Match) -> str:
         name, _, form = m[1].partition(":")
@@ -140,18 +141,22 @@ def translator(root: Path, chapter: str, url: str) -> Callable[[str], str]:
 
     def cited(m: re.Match) -> str:
         said = "; ".join(names(root)[k.strip()] for k in m[2].split(","))
-        return f"({said})" if m[1] == "p" else re.sub(r", (\S+)$", r" (\1)", said)
+        return f"({said})" if m[1] != "t" else re.sub(r", (\S+)$", r" (\1)", said)
 
     def link(m: re.Match) -> str:
         target, mark = m[1], m[2] or ""
         return f"]({target}.ipynb{mark})" if f"{target}.ipynb" in here else f"]({url}/{target}.html{mark})"
 
+    def included(m: re.Match) -> str:
+        return f"```{m[2]}\n{(root / 'nbs' / m[1]).read_text('utf-8').rstrip()}\n```"
+
     def in_words(text: str) -> str:
+        text = re.sub(r"(?m)^```\{literalinclude\} (\S+)\n:language: (\w+)\n```$", included, text)
         text = re.sub(r"(?m)^\([\w-]+\)=\n", "", text)
         text = re.sub(r"(?m)^\$\$ \([\w-]+\)$", "$$", text)
         text = re.sub(r"\{fact\}`([^`]+)`", lambda m: fact_text(facts[m[1]]), text)
         text = re.sub(r"\{glue:text\}`([^`]+)`", number, text)
-        text = re.sub(r"\{cite:([pt])\}`([^`]+)`", cited, text)
+        text = re.sub(r"\{cite:?([pt]?)\}`([^`]+)`", cited, text)
         text = re.sub(r"(^|[.:!?]\s+)\{numref\}`[^`]+`", r"\1The figure", text, flags=re.M)
         text = re.sub(r"\{numref\}`[^`]+`", "the figure", text)
         text = re.sub(r"\{(?:ref|term|eq|doc)\}`([^`<]+?)\s*(?:<[^`>]+>)?`", r"\1", text)
@@ -193,7 +198,9 @@ def without_directives(text: str) -> str:
             stack.append((mark, name, title))
             if name == "exercise-start":
                 out.append(f"### Question: {title}")
-            elif name not in LEFT_OUT | {"exercise-end", "solution-start", "solution-end", "list-table"}:
+            elif name == "solution-start":
+                out.append("**Answer**")
+            elif name not in LEFT_OUT | {"exercise-end", "solution-end", "list-table"}:
                 out += [f"> **{title or name.capitalize()}**", ">"]
         elif stack and line.strip() == stack[-1][0]:
             stack.pop()
@@ -238,7 +245,8 @@ def last_needed(cells: list, i: int) -> int:
 
 def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
     "A chapter with holes."
-    page, new, in_words = f"{url}/{path.stem}.html", nbformat.v4, translator(root, path.stem, url)
+    page, new = f"{url}/{path.stem}.html", nbformat.v4
+    in_words = translator(root, path.stem, url, {p.name for p in chapters(root)})
     cells, answering, checks = [], False, {}
     source_cells = without_live_sections(nbformat.read(path, 4).cells)
     for i, cell in enumerate(source_cells):
@@ -260,7 +268,7 @@ def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
         exported = "export" in found or "exporti" in found
         if not code or "default_exp" in found or found.get("eval") == "false" or (answering and not exported):
             continue
-        code = re.sub(r"^from myst_nb import glue$", NO_GLUE, code, flags=re.M)
+        code = without_glue(code)
         todo = cell.metadata.get("todo", {})
         cells.append(new.new_code_cell(("#| export\n" if exported else "") + hole(code, todo)))
         for name in questioned(code) if exported else []:
@@ -270,17 +278,37 @@ def edition(path: Path, root: Path, url: str) -> nbformat.NotebookNode:
             cells.append(new.new_markdown_cell(f"*{in_words(caption)}*"))
     about = f"*This is the workbook's edition of [the page]({page}): what it builds is yours to write.*"
     cells[1:1] = [new.new_markdown_cell(about), new.new_code_cell(BEGIN)]
+    return numbered(cells)
+
+
+def numbered(cells: list) -> nbformat.NotebookNode:
+    "A notebook of these cells, whose ids are their numbers."
     for i, cell in enumerate(cells):
         cell.id = f"cell-{i}"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return new.new_notebook(cells=cells, metadata=kernel)
+    return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+
+
+def without_glue(code: str) -> str:
+    return re.sub(r"^from myst_nb import glue$", NO_GLUE, code, flags=re.M)
+
+
+def settings(root: Path) -> configparser.SectionProxy:
+    "The book's settings.ini: version, repository, address."
+    parser = configparser.ConfigParser()
+    parser.read(root / "settings.ini")
+    return parser["DEFAULT"]
+
+
+def commit(root: Path) -> str:
+    "The commit that the book is made from; '' outside of a git repository."
+    run = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return run.stdout.strip() if run.returncode == 0 else ""
 
 
 def address(root: Path) -> str:
     "Where the book's pages are on the web."
-    settings = configparser.ConfigParser()
-    settings.read(root / "settings.ini")
-    d = settings["DEFAULT"]
+    d = settings(root)
     return d["doc_host"].rstrip("/") + d["doc_baseurl"].rstrip("/") + "/nbs"
 
 
