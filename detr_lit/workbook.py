@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
 from pathlib import Path
-from textwrap import shorten
+from textwrap import shorten, wrap
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -216,7 +216,8 @@ class Verdict:
         lines += [f"  - {w}" for w in self.wrong[:4]] + [f"  - and {len(self.wrong) - 4} more"] * (len(self.wrong) > 4)
         if self.missing: lines += ["  The book's also has, and yours has not:", *(f"  - {w}" for w in self.missing)]
         it = "One of these" if self.missing else "It"
-        return "\n".join(lines + [f"  {it} looks like “{m['name']}”. {m['hint']}" for m in self.looks_like[:2]])
+        lines += [f"  {it} looks like “{m['name']}”. {m['hint']}" for m in self.looks_like[:2]]
+        return "\n".join(row for line in lines for row in wrap(line, 88, subsequent_indent="    ", break_long_words=False))
 
 # %% ../nbs/workbook.ipynb #d15805c8
 def state_of_hole(name: str, said: Any) -> str:

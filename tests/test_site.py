@@ -259,7 +259,8 @@ def test_all_questions_are_listed_with_their_places(site):
     assert len(asked) > 100 and linked == asked
     texts = {p.name: re.sub(r"<[^>]+>", "", p.read_text("utf-8")) for p in (site / "nbs").glob("*.html")}
     assert not [name for name, text in texts.items() if "Solution to Exercise" in text]
-    assert re.search(r"Question \d+</span></a>: Is it enough\? \(<a [^>]*issues/9\">detr#9<", page)
+    assert re.search(r"Question \d+</span></a>: Is it enough\?(?:(?!<li>).)*issues/9\">detr#9<", page, re.S)
+    assert "Predict</strong>" in page and "{glue" not in page  # each with its words
 
 
 def test_a_mistake_can_be_reported_with_page_and_version(site):

@@ -31,6 +31,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 NEWCOMER = Path(__file__).with_name("newcomer.py")
 CORE = {(q.step, q.name) for q in QUESTIONS if not q.more}
 
+
+def in_one_line(verdict: Verdict) -> str:
+    return " ".join(repr(verdict).split())
+
+
+
 # Sabotages of what no reader is asked to write: scenes, weights on disk, checkpoints, the card of a model, an export.
 NOT_ASKED = {
     "00": {"hide whom you like"},
@@ -82,7 +88,7 @@ def test_each_sabotage_is_told_from_all_others(step):
         elif named != {m["name"]}:
             mixed[m["name"]] = named
         else:
-            assert any(m["hint"] in repr(v) for v in verdicts)
+            assert any(m["hint"] in in_one_line(v) for v in verdicts)
     assert not mixed and unseen == NOT_ASKED.get(step, set())
 
 
@@ -135,7 +141,7 @@ def test_a_newcomer_s_mistake_is_named(tmp_path, step, find, put, name):
     if name:
         named = {m["name"] for v in verdicts for m in v.looks_like}
         assert name in named and named <= {name, *TWINS.get(name, ())}, verdicts
-        assert name in repr(verdicts[0]) + repr(verdicts[-1])
+        assert name in in_one_line(verdicts[0]) + in_one_line(verdicts[-1])
 
 
 # A weighted mean does not notice a weight that all share, so in one process these two are one.
@@ -152,6 +158,8 @@ def test_what_is_not_written_and_what_is_not_asked_for_are_said():
     with pytest.raises(ValueError, match="no questions about 'dict'; there are about .*HungarianMatcher"):
         check(dict)
     assert repr(Verdict("x", "wrong", 9, [f"w{i}" for i in range(6)])).endswith("- w3\n  - and 2 more")
+    long = repr(Verdict("x", "wrong", 1, ["word " * 40 + "end"], looks_like=[dict(name="n", hint="hint " * 40 + "end")]))
+    assert max(map(len, long.splitlines())) <= 88 and long.count("word") == 40 and long.count("end") == 2
 
 
 def test_what_is_there_and_wrong_is_not_called_missing(tmp_path):

@@ -399,10 +399,11 @@ class Questions(SphinxDirective):
             section = nodes.section("", nodes.title("", "", *title), ids=[nodes.make_id(f"questions-{Path(doc).name}")])
             items = nodes.bullet_list()
             for asked, label, text in found:
-                threads = nbdev_cells.threads_of(text)
+                asks = question(text)
+                threads = [t for t in nbdev_cells.threads_of(text) if t not in nbdev_cells.threads_of(asks)]
                 named = f" ({', '.join(threads)})" if threads else ""
                 words, _ = self.state.inline_text(f"{{ref}}`{label}`: {asked}{named}", self.lineno)
-                body, _ = self.state.inline_text(question(text), self.lineno)
+                body, _ = self.state.inline_text(asks, self.lineno)
                 items += nodes.list_item("", nodes.paragraph("", "", *words), nodes.paragraph("", "", *body))
             section += items
             out.append(section)
