@@ -39,6 +39,7 @@ FILES = {
     "test_chapters": "chapters",
     "test_site": "site",
     "test_site_broken": "site",
+    "test_site_detector": "site",
     "test_site_live": "site",
     "test_site_quiz": "site",
 }

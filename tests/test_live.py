@@ -1,14 +1,19 @@
 """The live parts: their data come from a cell of the page, their scripts are small, a picture stands in for them."""
 
+import hashlib
 import json
 import re
+import sys
+from pathlib import Path
 
+import detector
 import live
 import nbformat
 import pytest
+from nbdev_cells import tomllib
 from test_ext import book, code, picture, text
 
-ASSETS = ["live.js", "matching.js", "matching_page.js", "position.js", "position_page.js"]
+ASSETS = ["live.js", *(f"{name}{part}.js" for name in ("matching", "position", "detector") for part in ("", "_page"))]
 DATA = dict(live="matching", presets=[dict(key="one", name="One </script>")], classes=["nothing", "ellipse"])
 
 
@@ -38,7 +43,7 @@ def test_the_page_holds_its_data_and_its_scripts(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position"),
+        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position, detector"),
         (dict(data=dict(calls=[])), "no cell of 01_one.ipynb has recorded live"),
         (dict(directive="{live} position"), "01_one.ipynb has recorded the data of matching"),
     ],
@@ -54,9 +59,10 @@ def test_scripts_are_small_and_typed(root):
         assert len(source.encode()) < 15_000, name
         assert "@param" in source, name
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source), f"{name} speaks of another host"
+    assert sum((root / "nbs/assets" / name).stat().st_size for name in ASSETS) < 60_000
 
 
-@pytest.mark.parametrize("chapter, name", [("06_matcher", "matching"), ("02_position", "position")])
+@pytest.mark.parametrize("chapter, name", [("06_matcher", "matching"), ("02_position", "position"), ("10_inference", "detector")])
 def test_a_chapter_asks_draws_and_then_answers(root, chapter, name):
     cells = nbformat.read(root / f"nbs/{chapter}.ipynb", as_version=4).cells
     at = next(i for i, c in enumerate(cells) if f"```{{live}} {name}\n" in c.source)
@@ -64,4 +70,52 @@ def test_a_chapter_asks_draws_and_then_answers(root, chapter, name):
     assert still.metadata.mystnb.image.classes == "live-still" and len(still.metadata.mystnb.image.alt) > 100
     before, after = cells[at].source.split(f"```{{live}} {name}\n```")
     assert "**Predict**" in before and after.strip()
-    assert live.PARTS.keys() == {"matching", "position"}
+    assert live.PARTS.keys() == {"matching", "position", "detector"}
+
+
+# ---------------------------------------------------------------- what the live detector loads
+def test_the_runtime_is_what_npm_holds(root):
+    folder = root / "nbs/assets/ort"
+    about = tomllib.loads((folder / "VERSION.toml").read_text("utf-8"))
+    sums = {n: s for n, s in about["sha256"].items() if not n.endswith(".tgz")}
+    files = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir() if f.name != "VERSION.toml"}
+    assert files == sums and {*detector.RUNTIME, "LICENSE", "ThirdPartyNotices.txt"} == files.keys()
+    head = (folder / detector.RUNTIME[0]).read_text("utf-8")[:200]
+    assert f"ONNX Runtime Web v{about['version']}" in head and "MIT" in (folder / "LICENSE").read_text("utf-8")[:20]
+
+
+def test_a_model_is_made_once_and_again_when_what_it_is_made_of_changes(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(detector.subprocess, "run", lambda c, **_: made.append(c) or Path(c[-1]).write_bytes(b"x" * 3_000_000))
+    assert detector.model_file(tmp_path) is None and detector.download(tmp_path) == 0  # a tree without weights
+    weights = tmp_path / detector.WEIGHTS
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(b"1")
+    (weights / "config.json").write_text("{}")
+    first = detector.model_file(tmp_path)
+    assert detector.model_file(tmp_path) == first and len(made) == 1 and made[0][0] == sys.executable
+    assert detector.download(tmp_path) == 3
+    (weights / "README.md").write_text("a card changes nothing")
+    assert detector.model_file(tmp_path) == first
+    for name in ("detr_lit/weights/toy/model.safetensors", "detr_lit/detr.py"):
+        (tmp_path / name).write_text("x = 2")
+        second = detector.model_file(tmp_path)
+        assert second != first and not first.exists() and second.exists()
+        first = second
+    assert len(made) == 3
+
+
+def test_a_bare_file_says_the_same_and_keeps_no_notes(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    h = onnx.helper
+    numbers = [h.make_tensor_value_info(n, 1, [2]) for n in "xy"]
+    node = h.make_node("Neg", ["x"], ["y"], name="a node")
+    model = h.make_model(h.make_graph([node], "g", numbers[:1], numbers[1:], doc_string="a note"))
+    h.set_model_props(model, {"class_names": "[]"})
+    model.graph.node[0].metadata_props.add(key="stack_trace", value="/home/somebody")
+    onnx.save(model, tmp_path / "m.onnx")
+    bare = detector.bare(tmp_path / "m.onnx")
+    assert b"somebody" not in bare and b"a note" not in bare and b"class_names" in bare
+    found = onnx.load_from_string(bare)
+    onnx.checker.check_model(found)
+    assert found.graph.node[0].op_type == "Neg" and [i.name for i in found.graph.input] == ["x"]

@@ -13,6 +13,7 @@ import sys
 from html import unescape
 from pathlib import Path
 
+import detector
 import epub
 import llms
 import notebooks
@@ -43,7 +44,7 @@ SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.S)
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 MARK = re.compile(r'<span class="[pw]">([^<]*)</span>')
 CODE = re.compile(r'(<div class="highlight-(?!none|myst-ansi)[^>]*><div class="highlight"><pre>)(.*?)(</pre>)', re.S)
-NARROW = 34  # signs that a phone shows in a line of code
+NARROW, WIDE = 34, 90  # signs that a phone, and a desk, show in a line of code
 
 
 def hanging(code: str) -> str:
@@ -55,6 +56,8 @@ def hanging(code: str) -> str:
         text = unescape(re.sub(r"<[^>]+>", "", line))
         if len(text) > NARROW and line.count("<span") == line.count("</span>"):
             indent = len(text) - len(text.lstrip())
+            if len(text) > WIDE:  # it wraps anyway, so a comment need not stand in a column
+                line = re.sub(r' {3,}(?=<span class="c1">)', "  ", line)
             line = re.sub(r'^(?:<span class="w">)? +(?:</span>)?', f'<span class="in">{" " * indent}</span>', line)
             lines[i] = f'<span class="long" style="--in:{indent}">{line}</span>'
     return "\n".join(lines)
@@ -82,6 +85,7 @@ def build(root: Path = ROOT, say=print) -> int:
     new = root / "_build" / "site"
     html = new / "_build" / "html"
     shutil.rmtree(new, ignore_errors=True)
+    model = detector.model_file(root)  # before the pages, which say how much there is to load
     front = re.search(r"^root:\s*(\S+)", (root / "_toc.yml").read_text("utf-8"), re.M)
     status = jupyter_book(root, new, [], say)
     if front and not status:
@@ -89,6 +93,9 @@ def build(root: Path = ROOT, say=print) -> int:
     if not status:
         lighten(html)
         workbook.write(root, html / "workbook")
+        if model:
+            (html / "_static" / "ort").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model, html / "_static" / "ort" / detector.NAME)
         if front:
             (html / "index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")
             (html / "llms.txt").write_text(llms.llms(root), "utf-8")

@@ -24,12 +24,13 @@ logger = logging.getLogger(__name__)
 NAME = "a_literate_detr.epub"
 BROWSER = re.compile(r"<(?:script|button|input|select|canvas|form)\b|<div[^>]* hidden[ >]")
 HAT = re.compile(r"<munderover>\s*(<mi>\w</mi>)\s*(<m\w+>.*?</m\w+>)\s*(<mo stretchy=\"false\">ˆ</mo>)\s*</munderover>", re.S)
+GAP = re.compile(r"\\\\\[\w+\]")  # more room between two lines
 REF = re.compile(r"\\(?:label|eqref)\{[^}]*\}")
 
 
 def mathml(node, block: bool) -> str:
     "A formula as MathML; what docutils can't read is a warning, so the build fails."
-    tex = REF.sub("", node.astext())
+    tex = GAP.sub(r"\\\\", REF.sub("", node.astext()))
     try:
         found = latex2mathml.tex2mathml(tex, as_block=block)
         return HAT.sub(r"<msub><mover>\1\3</mover>\2</msub>", found)  # docutils puts the index below the letter

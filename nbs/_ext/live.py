@@ -1,4 +1,4 @@
-"""Parts of a chapter that answer at once: ```{live} matching``` in chapter 06 and ```{live} position``` in chapter 02.
+"""Parts of a chapter that answer at once: ```{live} matching``` in chapter 06, `position` in 02, `detector` in 10.
 
 The HTML stands here, its data in the output of a cell of the chapter: a JSON object `{"live": "matching", ...}`. A
 picture of the same cell, with the class `live-still`, stands there for print and for browsers without scripts.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import detector as model
 from docutils import nodes
 from model_map import recorded
 from nbdev_cells import assets_where
@@ -109,7 +110,63 @@ def position(data: dict) -> str:
 Cross: the cell most like it. Dashed: the rows and columns that training reached.</p>"""
 
 
-PARTS = {"matching": matching, "position": position}
+GLOW = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10],
+        [249, 201, 50], [252, 255, 164]]  # matplotlib's inferno, in eighths # fmt: skip
+BOX = '<svg viewBox="0 0 128 128" aria-hidden="true">{inside}</svg>'
+ASKS = '<g class="live-asks"{more}><path d="M-8 0h5M3 0h5M0-8v5M0 3v5M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0"/></g>'
+TILE = '<button type="button" class="live-tile" {attributes} disabled><canvas width="64" height="64"></canvas>{inside}</button>'
+
+
+def detector(data: dict) -> str:
+    buttons = presets({p["key"]: p["name"] for p in data["presets"]})
+    kinds = "".join(f'<option value="{i}">{c}</option>' for i, c in enumerate(data["classes"]))
+    colours = "".join(
+        f'<label style="--c: rgb({" ".join(str(round(255 * x)) for x in rgb)})"><input type="radio" name="colour" value="{i}"'
+        f' aria-label="{name}"></label>'
+        for i, (name, rgb) in enumerate(data["colours"])
+    )
+    heads = ""
+    for layer in range(data["layers"]):
+        heads += f'<span class="live-row">{layer + 1}</span>'
+        for head in range(data["heads"] + 1):
+            name = f"Layer {layer + 1}, {f'head {head}' if head else 'mean of the heads'}"
+            heads += TILE.format(attributes=f'data-layer="{layer}" data-head="{head}" aria-label="{name}"', inside="")
+    plain, look = BOX.format(inside=""), BOX.format(inside="<g></g>" + ASKS.format(more=""))
+    asks = ASKS.format(more=' tabindex="0" role="button" aria-describedby="live-keys"')
+    columns = "".join(f"<span>{h}</span>" for h in ("", "mean", *range(1, data["heads"] + 1)))
+    queries = "".join(
+        TILE.format(attributes=f'data-query="{q}"', inside=f"{plain}<span><b>{q}</b> <span>–</span></span>")
+        for q in range(data["queries"])
+    )
+    size = data["download"]
+    shows = choice("show", "Show", {"query": "a query’s view", "cell": "an encoder cell’s view"})
+    return f"""{buttons}<p class="live-hint"></p>
+<div class="live-panes"><div class="live-left">
+<p class="live-title"><b>Your picture</b><span class="live-time" aria-hidden="true"></span></p>
+<div class="live-picture"><canvas width="128" height="128"></canvas>
+<svg viewBox="0 0 128 128" role="group" aria-label="Your picture: shapes, answers, and the cell that asks">
+<g></g><g></g>{asks}</svg></div>
+<p class="live-said" role="status"></p>
+<div class="live-tools" role="group" aria-label="The chosen shape"><b class="live-who"></b>
+<label><span class="live-sr">Kind</span><select name="kind">{kinds}</select></label>
+<button type="button" class="live-add">Add</button><button type="button" class="live-remove">Delete</button>
+<div class="live-colours" role="radiogroup" aria-label="Colour">{colours}</div></div>
+{slider("threshold", "threshold", 0, 0.95, 0.05)}
+<p class="live-help" id="live-keys">Drag on empty ground: a new shape. Drag a shape to move it, the chosen one’s corner to
+resize it. Click on empty ground: a cell asks. Keys: arrows move, with Shift they resize, Delete removes.</p></div>
+<div class="live-right">{shows}
+<div class="live-look"><canvas width="256" height="256" role="img" aria-label="What was read, over the picture"
+aria-describedby="live-read"></canvas>{look}
+<div class="live-wait"><p class="live-wait-text">The model of this book runs in your browser. What you draw stays here.</p>
+<button type="button" class="live-go">Load the model, {size:.1f} MB</button>
+<progress max="{size:.3f}" value="0" aria-label="Loading the model" hidden></progress></div></div>
+<p class="live-caption" id="live-read"><b class="live-asked"></b> <span class="live-most"></span></p>
+<div class="live-heads" role="group" aria-label="Layers and heads">{columns}{heads}</div></div></div>
+<p class="live-title live-all"><b>All {data["queries"]} queries</b> <span>last layer, mean of the heads</span></p>
+<div class="live-queries" role="group" aria-label="All queries">{queries}</div>"""
+
+
+PARTS = {"matching": matching, "position": position, "detector": detector}
 
 
 def live_html(name: str, data: dict) -> str:
@@ -130,6 +187,8 @@ class Live(SphinxDirective):
             data = recorded(Path(self.env.srcdir, f"{self.env.docname}.ipynb"), "live")
             if data["live"] != name:
                 raise ValueError(f"{Path(self.env.docname).name}.ipynb has recorded the data of {data['live']}")
+            if name == "detector":
+                data["glow"], data["download"] = GLOW, model.download(Path(self.env.srcdir).parents[1])
             return [nodes.raw("", live_html(name, data), format="html")]
         except ValueError as e:
             logger.warning("live part: %s", e, location=self.get_location(), type="book", subtype="live")
