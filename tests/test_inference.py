@@ -286,7 +286,9 @@ def test_visualize(model, size):
     assert all(torch.allclose(found[k], v, atol=1e-3) for k, v in predict(model, image, 0.)[0].items())
     assert len(figure.axes) == 1 + len(found["queries"])
     titles = {ax.get_title() for ax in figure.axes[1:]}
-    assert titles == {f"query {q}: class {c}" for q, c in zip(found["queries"].tolist(), found["labels"].tolist())}
+    rows = zip(*(found[k].tolist() for k in ("queries", "labels", "scores")))
+    assert titles == {f"query {q}: class {c}, {score:.2f}" for q, c, score in rows}
+    assert {t.get_text() for t in figure.axes[0].texts} == {str(q) for q in found["queries"].tolist()}  # a number at each box
     figure.canvas.draw()
 
 
