@@ -507,16 +507,6 @@ def test_on_a_phone_by_touch(open_page, model, data, width):
     assert part.asked() == "Row 2, column 8"
 
 
-def test_without_scripts_and_on_paper_a_picture_stands_there(open_page):
-    page = open_page(PAGE, java_script_enabled=False)
-    assert page.locator("img.live-still").is_visible() and not page.locator(".live-app").is_visible()
-    assert len(page.locator("img.live-still").get_attribute("alt")) > 100 and page.locator(".live noscript p").is_visible()
-    page = open_page(PAGE)
-    assert not page.locator("img.live-still").is_visible() and page.locator(".live-app").is_visible()
-    page.emulate_media(media="print")
-    assert page.locator("img.live-still").is_visible() and not page.locator(".live-app").is_visible()
-
-
 def test_a_frame_while_dragging_is_quick(part, say):
     "The goal is a tenth of a second on a laptop; the limit here is for a busy machine."
     times = []

@@ -405,7 +405,7 @@ def test_on_a_phone(open_page, path):
         assert play.root.locator(".live-who").inner_text() != "Query 1"
 
 
-@pytest.mark.parametrize("path", [MATCHING, POSITION])
+@pytest.mark.parametrize("path", [MATCHING, POSITION, "nbs/10_inference.html"])
 def test_without_scripts_and_on_paper_a_picture_stands_there(open_page, path):
     page = open_page(path, java_script_enabled=False)
     assert page.locator("img.live-still").is_visible() and not page.locator(".live-app").is_visible()
