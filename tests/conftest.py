@@ -42,6 +42,7 @@ FILES = {
     "test_site_detector": "site",
     "test_site_live": "site",
     "test_site_quiz": "site",
+    "test_site_training": "site",
 }
 
 

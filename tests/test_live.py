@@ -13,7 +13,8 @@ import pytest
 from nbdev_cells import tomllib
 from test_ext import book, code, picture, text
 
-ASSETS = ["live.js", *(f"{name}{part}.js" for name in ("matching", "position", "detector") for part in ("", "_page"))]
+NAMES = ("matching", "position", "training", "detector")
+ASSETS = ["live.js", *(f"{name}{part}.js" for name in NAMES for part in ("", "_page"))]
 DATA = dict(live="matching", presets=[dict(key="one", name="One </script>")], classes=["nothing", "ellipse"])
 
 
@@ -43,7 +44,7 @@ def test_the_page_holds_its_data_and_its_scripts(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position, detector"),
+        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position, training, detector"),
         (dict(data=dict(calls=[])), "no cell of 01_one.ipynb has recorded live"),
         (dict(directive="{live} position"), "01_one.ipynb has recorded the data of matching"),
     ],
@@ -62,7 +63,10 @@ def test_scripts_are_small_and_typed(root):
     assert sum((root / "nbs/assets" / name).stat().st_size for name in ASSETS) < 60_000
 
 
-@pytest.mark.parametrize("chapter, name", [("06_matcher", "matching"), ("02_position", "position"), ("10_inference", "detector")])
+CHAPTERS = {"06_matcher": "matching", "02_position": "position", "09_train": "training", "10_inference": "detector"}
+
+
+@pytest.mark.parametrize("chapter, name", CHAPTERS.items())
 def test_a_chapter_asks_draws_and_then_answers(root, chapter, name):
     cells = nbformat.read(root / f"nbs/{chapter}.ipynb", as_version=4).cells
     at = next(i for i, c in enumerate(cells) if f"```{{live}} {name}\n" in c.source)
@@ -70,7 +74,7 @@ def test_a_chapter_asks_draws_and_then_answers(root, chapter, name):
     assert still.metadata.mystnb.image.classes == "live-still" and len(still.metadata.mystnb.image.alt) > 100
     before, after = cells[at].source.split(f"```{{live}} {name}\n```")
     assert "**Predict**" in before and after.strip()
-    assert live.PARTS.keys() == {"matching", "position", "detector"}
+    assert live.PARTS.keys() == {*CHAPTERS.values()}
 
 
 # ---------------------------------------------------------------- what the live detector loads

@@ -1,4 +1,4 @@
-"""Parts of a chapter that answer at once: ```{live} matching``` in chapter 06, `position` in 02, `detector` in 10.
+"""Parts of a chapter that answer at once: ```{live} matching``` in 06, `position` in 02, `training` in 09, `detector` in 10.
 
 The HTML stands here, its data in the output of a cell of the chapter: a JSON object `{"live": "matching", ...}`. A
 picture of the same cell, with the class `live-still`, stands there for print and for browsers without scripts.
@@ -166,7 +166,34 @@ aria-describedby="live-read"></canvas>{look}
 <div class="live-queries" role="group" aria-label="All queries">{queries}</div>"""
 
 
-PARTS = {"matching": matching, "position": position, "detector": detector}
+TRACK = """<div class="live-track"><p class="live-title"><i class="live-key live-{n}"></i><b>{name}</b></p>
+<svg viewBox="0 0 1000 1000" role="img" aria-label="{name}"><image width="1000" height="1000"/><g></g></svg>
+<table class="live-pairs"><thead><tr><th>query</th><th>object</th><th>IoU</th><th>sure</th></tr></thead><tbody>{rows}</tbody>
+<tfoot><tr><td></td><td>mean</td><td class="live-fit"></td><td></td></tr></tfoot></table></div>"""
+PAIR = "<tr><td><span></span><b></b></td><td></td><td></td><td></td></tr>"
+CURVE = """<div class="live-curve"><p>{name}</p>
+<p><i class="live-key live-0"></i><b></b><i class="live-key live-1"></i><b></b></p>
+<svg viewBox="0 0 100 40" preserveAspectRatio="none" aria-hidden="true"><polyline class="live-0"/><polyline class="live-1"/>
+<line y1="0" y2="40"/></svg></div>"""
+
+
+def training(data: dict) -> str:
+    buttons = presets({str(i): f"Picture {i + 1}" for i in range(len(data["pictures"]))})
+    rows = PAIR * max(len(p["objects"]) for p in data["pictures"])
+    tracks = "".join(TRACK.format(n=n, name=t["name"], rows=rows) for n, t in enumerate(data["tracks"]))
+    curves = "".join(CURVE.format(name=name) for name in data["curves"])
+    return f"""{buttons}
+<div class="live-tracks">{tracks}</div>
+<div class="live-player"><button type="button" class="live-play">Play</button>
+{slider("step", "step", 0, len(data["steps"]) - 1, 1, 'aria-describedby="live-keys" name')}</div>
+<p class="live-said live-sr" role="status"></p>
+<div class="live-curves" role="group" aria-label="Means over {data["count"]} pictures">{curves}</div>
+<p class="live-help" id="live-keys">Drag the slider or a curve; arrow keys go frame by frame. Coloured: the queries that are
+matched at this step, each tied to its object. Grey: the others. The surer a query is of any object, the thicker its frame.
+Curves: {data["count"]} pictures; early steps are given more room.</p>"""
+
+
+PARTS = {"matching": matching, "position": position, "training": training, "detector": detector}
 
 
 def live_html(name: str, data: dict) -> str:
