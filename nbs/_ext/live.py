@@ -189,8 +189,8 @@ def training(data: dict) -> str:
 <p class="live-said live-sr" role="status"></p>
 <div class="live-curves" role="group" aria-label="Means over {data["count"]} pictures">{curves}</div>
 <p class="live-help" id="live-keys">Drag the slider or a curve; arrow keys go frame by frame. Coloured: the queries that are
-matched at this step, each tied to its object. Grey: the others. The surer a query is of any object, the thicker its frame.
-Curves: {data["count"]} pictures; early steps are given more room.</p>"""
+matched at this step, each tied to its object. Grey: the others. The surer a query is that there is an object, the thicker
+its frame. Curves: {data["count"]} pictures; early steps are given more room.</p>"""
 
 
 PARTS = {"matching": matching, "position": position, "training": training, "detector": detector}
