@@ -136,7 +136,7 @@ def test_both_begin_alike_and_a_change_of_hands_is_told(film, films):
         assert film.step() == steps[frame]
         for n, looks in enumerate(films):
             was, now = (looks[s]["who"][:5] for s in steps[frame - 1 : frame + 1])
-            assert [r[0] for r in film.rows(n)] == ["" if a == b else f"{a} → " for a, b in zip(was, now)]
+            assert [r[0] for r in film.rows(n)] == ["" if a == b else f"{a}→" for a, b in zip(was, now)]
             told += was != now
     assert told
 

@@ -48,7 +48,7 @@
       const p = found[o], [who, what, fit, claims] = tr.cells, [before, chip] = who.children;
       tr.classList.toggle("live-off", !p);
       if (!p) return;
-      before.textContent = p.before === p.query ? "" : `${p.before} → `;
+      before.textContent = p.before === p.query ? "" : `${p.before}→`;
       chip.textContent = String(p.query);
       chip.className = `live-chip ${hue(p.query)}`;
       [what.textContent, fit.textContent, claims.textContent] = [p.name, fixed(p.fit), share(p.claims)];
