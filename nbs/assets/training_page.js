@@ -11,8 +11,7 @@
   const [slider, play, said] = ["[name=step]", ".live-play", "[role=status]"].map($);
   const presets = $$("[data-preset]"), panes = $$(".live-track"), curves = $$(".live-curve");
   const keep = keeper("training"), say = calm((text) => { said.textContent = text; }, 300);
-  /** @type {import("./training.js").State} */ let state;
-  let timer = 0;
+  let state = { frame: 0, picture: 0 }, timer = 0;
 
   const hue = (q) => `live-${q % 6}`, share = (v) => fixed(v / 1000);
 
