@@ -13,7 +13,7 @@ import pytest
 from nbdev_cells import tomllib
 from test_ext import book, code, picture, text
 
-NAMES = ("matching", "position", "training", "detector")
+NAMES = ("matching", "position", "training", "detector", "nms")
 ASSETS = ["live.js", *(f"{name}{part}.js" for name in NAMES for part in ("", "_page"))]
 DATA = dict(live="matching", presets=[dict(key="one", name="One </script>")], classes=["nothing", "ellipse"])
 
@@ -44,7 +44,7 @@ def test_the_page_holds_its_data_and_its_scripts(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position, training, detector"),
+        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position, training, detector, nms"),
         (dict(data=dict(calls=[])), "no cell of 01_one.ipynb has recorded live"),
         (dict(directive="{live} position"), "01_one.ipynb has recorded the data of matching"),
     ],
@@ -63,7 +63,13 @@ def test_scripts_are_small_and_typed(root):
     assert sum((root / "nbs/assets" / name).stat().st_size for name in ASSETS) < 60_000
 
 
-CHAPTERS = {"06_matcher": "matching", "02_position": "position", "09_train": "training", "10_inference": "detector"}
+CHAPTERS = {
+    "06_matcher": "matching",
+    "02_position": "position",
+    "09_train": "training",
+    "10_inference": "detector",
+    "why_detr": "nms",
+}
 
 
 @pytest.mark.parametrize("chapter, name", CHAPTERS.items())

@@ -1,4 +1,5 @@
-"""Parts of a chapter that answer at once: ```{live} matching``` in 06, `position` in 02, `training` in 09, `detector` in 10.
+"""Parts of a chapter that answer at once: ```{live} matching``` in 06, `position` in 02, `training` in 09, `detector` in 10,
+`nms` in why_detr.
 
 The HTML stands here, its data in the output of a cell of the chapter: a JSON object `{"live": "matching", ...}`. A
 picture of the same cell, with the class `live-still`, stands there for print and for browsers without scripts.
@@ -193,7 +194,43 @@ matched at this step, each tied to its object. Grey: the others. The surer a que
 its frame. Curves: {data["count"]} pictures; early steps are given more room.</p>"""
 
 
-PARTS = {"matching": matching, "position": position, "training": training, "detector": detector}
+SIDE = """<div class="live-map"><p class="live-title"><b>{name}</b></p>
+<div class="live-look"><svg viewBox="0 0 128 128" role="img" aria-label="{name}"><image width="128" height="128"/><g></g>
+</svg></div>
+<dl><dt class="live-precision">precision</dt><dd><b></b> <span></span></dd>
+<dt class="live-recall">recall</dt><dd><b></b> <span></span></dd></dl>
+<div class="live-plot"><span aria-hidden="true">1</span><span aria-hidden="true">0</span>
+<svg class="live-curve" viewBox="0 0 85 100" preserveAspectRatio="none" role="img" aria-label="{curve}">
+<path class="live-grid" d="M0 0H85M0 50H85M0 100H85"/><path class="live-precision"/><path class="live-recall"/>
+<line y1="-4" y2="104"/></svg></div>
+<p class="live-axis" aria-hidden="true">{axis}</p></div>"""
+
+
+def nms(data: dict) -> str:
+    buttons = presets({p["key"]: p["name"] for p in data["pictures"]})
+    left = SIDE.format(
+        name="RetinaNet, with NMS",
+        curve="Precision and recall of RetinaNet against the threshold of NMS",
+        axis="<span>0.10</span><span>threshold</span><span>0.95</span>",
+    )
+    right = SIDE.format(
+        name="DETR, no NMS",
+        curve="Precision and recall of DETR: two level lines",
+        axis="<span></span><span>no such threshold</span><span></span>",
+    )
+    sliders = slider("threshold", "NMS threshold", 0.1, 0.95, 0.01) + slider("score", "score, at least", 0.05, 0.95, 0.05)
+    classes = "".join(f'<b class="live-chip live-class-{i}">{c}</b> ' for i, c in enumerate(data["classes"], 1))
+    marks = {"hit": "hits an object", "again": "said twice, or wrong", "gone": "deleted",
+             "lost": "deleted, but the best box of an object that nothing hits now"}  # fmt: skip
+    key = "".join(f'<span><i data-kind="{k}"></i> {v}</span> ' for k, v in marks.items())
+    return f"""{buttons}
+<div class="live-sliders">{sliders}</div>
+<p class="live-said" role="status"></p>
+<div class="live-maps">{left}{right}</div>
+<p class="live-help live-key">{key}<span>{classes}</span></p>"""
+
+
+PARTS = {"matching": matching, "position": position, "training": training, "detector": detector, "nms": nms}
 
 
 def live_html(name: str, data: dict) -> str:
