@@ -51,7 +51,7 @@ const detrNms = (() => {
   /** null for what is no state. @param {string} text @param {string[]} pictures @returns {State | null} */
   function decode(text, pictures) {
     const [picture, ...rest] = text.split("_"), [threshold, score] = rest.map(Number), inside = (n, low) => Number.isInteger(n) && n >= low && n <= HIGH;
-    return rest.length === 2 && pictures.includes(picture) && inside(threshold, LOW) && inside(score, 5) ? { picture, threshold, score } : null;
+    return rest.length === 2 && pictures.includes(picture) && inside(threshold, LOW) && inside(score, 5) && score % 5 === 0 ? { picture, threshold, score } : null;
   }
 
   return { iou, nms, judge, encode, decode, LOW, HIGH };
