@@ -254,7 +254,7 @@ def judge(step: str, name: str, module: Any) -> Verdict:
 def check(part: Any) -> Verdict:
     """Compare your class or function with the book's of the same name: -> a `Verdict`, to be printed or asked for its truth.
 
-    Raises ValueError for a name that the book's eleven parts don't have.
+    Raises ValueError for a name about which there are no questions.
     """
     name = getattr(part, "__name__", str(part))
     step = next((q.step for q in QUESTIONS if q.name == name), "")
@@ -985,7 +985,7 @@ def _(m: Any) -> Any: return refusals(lambda: m.show_heads(detector(), PICTURES[
 
 # %% ../nbs/workbook.ipynb #f9c89857
 def definitions(cells: list[str]) -> Iterator[str]:
-    "The code that defines: cells marked for export or, where there is none, the imports, functions and classes of all."
+    "The code that defines: cells marked for export or, where there is none, the imports, functions, classes and assignments of all."
     exported = [c for c in cells if re.match(r"#\s*\|\s*exporti?s?\b", c)]
     yield from exported
     for cell in [] if exported else cells:

@@ -11,6 +11,7 @@ import live
 import nbformat
 import pytest
 from nbdev_cells import tomllib
+from rjsmin import jsmin
 from test_ext import book, code, picture, text
 
 NAMES = ("matching", "position", "training", "detector", "nms")
@@ -60,7 +61,8 @@ def test_scripts_are_small_and_typed(root):
         assert len(source.encode()) < 15_000, name
         assert "@param" in source, name
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source), f"{name} speaks of another host"
-    assert sum((root / "nbs/assets" / name).stat().st_size for name in ASSETS) < 60_000
+    served = sum(len(jsmin((root / "nbs/assets" / name).read_text("utf-8")).encode()) for name in ASSETS)
+    assert served < 60_000, f"{served} bytes reach a reader who opens every live part"
 
 
 CHAPTERS = {
@@ -84,12 +86,24 @@ def test_a_chapter_asks_draws_and_then_answers(root, chapter, name):
 
 
 # ---------------------------------------------------------------- what the live detector loads
-def test_the_runtime_is_what_npm_holds(root):
-    folder = root / "nbs/assets/ort"
+def vendored(folder):
+    "A folder with files of others: what its VERSION.toml says, and the names of the files, whose sums it must say."
     about = tomllib.loads((folder / "VERSION.toml").read_text("utf-8"))
     sums = {n: s for n, s in about["sha256"].items() if not n.endswith(".tgz")}
-    files = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir() if f.name != "VERSION.toml"}
-    assert files == sums and {*detector.RUNTIME, "LICENSE", "ThirdPartyNotices.txt"} == files.keys()
+    assert sums == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir() if f.name != "VERSION.toml"}
+    return about, sums.keys()
+
+
+def test_the_judge_of_the_pages_is_what_npm_holds(root):
+    about, files = vendored(root / "tests/vendor/axe")
+    assert files == {"axe.min.js", "LICENSE", "LICENSE-3RD-PARTY.txt"}
+    assert f"axe v{about['version']}" in (root / "tests/vendor/axe/axe.min.js").read_text("utf-8")[:50]
+
+
+def test_the_runtime_is_what_npm_holds(root):
+    folder = root / "nbs/assets/ort"
+    about, files = vendored(folder)
+    assert files == {*detector.RUNTIME, "LICENSE", "ThirdPartyNotices.txt"}
     head = (folder / detector.RUNTIME[0]).read_text("utf-8")[:200]
     assert f"ONNX Runtime Web v{about['version']}" in head and "MIT" in (folder / "LICENSE").read_text("utf-8")[:20]
 

@@ -125,6 +125,21 @@ def test_page(open_page, path):
     assert wide == [], f"wider than a phone: {wide}"
 
 
+AXE = (ROOT / "tests/vendor/axe/axe.min.js").read_text("utf-8")
+JUDGE = """rules => axe.run(document, { resultTypes: ["violations"], ...rules }).then(r => r.violations.map(
+    v => `${v.id} (${v.impact}): ${v.nodes.slice(0, 3).map(n => `${n.target} ${n.any[0]?.message ?? ""}`).join("; ")}`))"""
+
+
+@pytest.mark.parametrize("path", [*PAGES, "search.html", "genindex.html"])
+def test_axe_finds_nothing(open_page, path):
+    "All of axe-core's rules in light; the one that colours can break once more in the dark."
+    page = open_page(path)
+    page.evaluate(AXE)
+    assert page.evaluate(JUDGE, {}) == []
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(JUDGE, {"runOnly": ["color-contrast"]}) == []
+
+
 def test_front_page_is_reached(open_page):
     page = open_page("")
     page.wait_for_url(re.compile(r"/nbs/intro\.html$"))
@@ -219,6 +234,11 @@ def test_no_page_is_heavy(site):
     "A phone on a slow line gets the text at once; figures are files of their own."
     heavy = {p.name: p.stat().st_size for p in (site / "nbs").glob("*.html") if p.stat().st_size > 1_000_000}
     assert not heavy, heavy
+
+
+def test_our_scripts_arrive_without_their_comments(site, root):
+    ours = [site / "_static" / file.name for file in (root / "nbs/assets").glob("*.js")]
+    assert len(ours) > 8 and not [file.name for file in ours if "@param" in file.read_text("utf-8")]
 
 
 def test_no_markup_is_left_on_a_page(site):

@@ -428,6 +428,8 @@ def test_a_view_can_be_linked_and_nonsense_opens_the_start(open_page):
     part.load()
     assert part.head(0, 2).get_attribute("aria-pressed") == "true" and "0.85" in part.root.locator(".live-slider").inner_text()
     assert state in part.page.url and part.page.complaints == []
+    part.head(0, 3).click()
+    part.page.wait_for_url(lambda url: state.replace(".2_", ".3_") in url)
     part = Part(open_page(f"{PAGE}?detector=nonsense"))
     assert part.shapes() == [("red ellipse", 64, 56, 44, 40)] and part.page.complaints == []
 

@@ -164,7 +164,7 @@ class Part:
 
     def heights(self, line):
         "The curve's values for 0.10, 0.11 and so on, of RetinaNet and of DETR."
-        paths = self.root.locator(f".live-curve .live-{line}").evaluate_all("x => x.map(p => p.getAttribute('d'))")
+        paths = self.root.locator(f".live-chart .live-{line}").evaluate_all("x => x.map(p => p.getAttribute('d'))")
         return [[1 - float(point.split()[1]) / 100 for point in d[1:].split("L")] for d in paths]
 
 
@@ -242,7 +242,7 @@ def test_no_setting_is_right_for_all_three_as_the_chapter_says(part, data, site)
 
 
 def test_dragging_over_the_curve_and_keys_move_the_threshold(part):
-    chart = part.root.locator(".live-curve").first
+    chart = part.root.locator(".live-chart").first
     chart.scroll_into_view_if_needed()
     r = chart.bounding_box()
     mouse, y = part.page.mouse, r["y"] + r["height"] / 2
@@ -316,7 +316,7 @@ def test_on_a_phone(open_page):
         sides = [m.bounding_box() for m in page.locator(".live-look").all()]
         assert sides[0]["y"] == sides[1]["y"], "side by side, to compare"
     part = Part(page)
-    chart = page.locator(".live-curve").first
+    chart = page.locator(".live-chart").first
     chart.scroll_into_view_if_needed()
     r = chart.bounding_box()
     page.touchscreen.tap(r["x"] + r["width"] / 2, r["y"] + r["height"] / 2)

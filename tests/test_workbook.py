@@ -36,7 +36,6 @@ def in_one_line(verdict: Verdict) -> str:
     return " ".join(repr(verdict).split())
 
 
-
 # Sabotages of what no reader is asked to write: scenes, weights on disk, checkpoints, the card of a model, an export.
 NOT_ASKED = {
     "00": {"hide whom you like"},

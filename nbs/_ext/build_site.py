@@ -18,6 +18,7 @@ import epub
 import llms
 import notebooks
 import workbook
+from rjsmin import jsmin
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = re.compile(
@@ -43,6 +44,12 @@ SCRIPTS = re.compile(r'<(?:script|link) [^>]*scripts/fontawesome\.js[^>]*>(?:</s
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.S)
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 MARK = re.compile(r'<span class="[pw]">([^<]*)</span>')
+LANDMARKS = {  # a screen reader's map of the page: the logo belongs to a region, a button is called what stands on it
+    '<div class="sidebar-primary-items__start': '<div role="region" aria-label="The book" class="sidebar-primary-items__start',
+    'title="Search" aria-label="Search"': 'title="Search"',
+    '<summary aria-label="Toggle hidden content">': "<summary>",
+}
+LIST = {"<dl>": '<div class="sig-list">', "</dl>": "</div>", "<dd>": "<div>", "</dd>": "</div>"}
 CODE = re.compile(r'(<div class="highlight-(?!none|myst-ansi)[^>]*><div class="highlight"><pre>)(.*?)(</pre>)', re.S)
 NARROW, WIDE = 34, 90  # signs that a phone, and a desk, show in a line of code
 
@@ -63,18 +70,28 @@ def hanging(code: str) -> str:
     return "\n".join(lines)
 
 
-def lighten(html: Path) -> None:
-    """Less to load and to parse, for the same look; and no line of code runs over the edge.
+def replaced(text: str, by: dict[str, str]) -> str:
+    for old, new in by.items():
+        text = text.replace(old, new)
+    return text
 
-    The theme's icons come as a font and once more as a script of 1.5 MB, for which every page would wait. Sphinx wraps
-    each word, bracket and blank of a signature in elements that no style refers to: more than half of the API's page."""
+
+def lighten(html: Path) -> None:
+    """Less to load and to parse, for the same look; no line of code runs over the edge; nothing without a landmark.
+
+    Our scripts lose their comments and indents, of which a browser needs none. The theme's icons come as a font and once
+    more as a script of 1.5 MB, for which every page would wait. Sphinx wraps each word, bracket and blank of a signature in
+    elements that no style refers to: more than half of the API's page. And it writes a long one as a list without terms."""
     for page in html.rglob("*.html"):
         text = SCRIPTS.sub("", page.read_text("utf-8"))
-        text = SIGNATURE.sub(lambda sig: MARK.sub(r"\1", WORD.sub(r"\1", sig[0])), text)
+        text = SIGNATURE.sub(lambda sig: replaced(MARK.sub(r"\1", WORD.sub(r"\1", sig[0])), LIST), text)
         text = CODE.sub(lambda m: m[1] + hanging(m[2]) + m[3], text)
-        page.write_text(text, "utf-8")
+        page.write_text(replaced(text, LANDMARKS), "utf-8")
     for file in html.glob("_static/scripts/fontawesome.js*"):
         file.unlink()
+    for file in (ROOT / "nbs" / "assets").glob("*.js"):
+        if (served := html / "_static" / file.name).exists():
+            served.write_text(jsmin(file.read_text("utf-8")), "utf-8")
 
 
 def build(root: Path = ROOT, say=print) -> int:

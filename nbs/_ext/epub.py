@@ -22,7 +22,7 @@ from sphinx.util.math import get_node_equation_number
 
 logger = logging.getLogger(__name__)
 NAME = "a_literate_detr.epub"
-BROWSER = re.compile(r"<(?:script|button|input|select|canvas|form)\b|<div[^>]* hidden[ >]")
+BROWSER = re.compile(r"<(?:script|button|input|select|canvas|form|animate)\b|<div[^>]* hidden[ >]")
 HAT = re.compile(r"<munderover>\s*(<mi>\w</mi>)\s*(<m\w+>.*?</m\w+>)\s*(<mo stretchy=\"false\">ˆ</mo>)\s*</munderover>", re.S)
 GAP = re.compile(r"\\\\\[\w+\]")  # more room between two lines
 REF = re.compile(r"\\(?:label|eqref)\{[^}]*\}")

@@ -200,7 +200,7 @@ SIDE = """<div class="live-map"><p class="live-title"><b>{name}</b></p>
 <dl><dt class="live-precision">precision</dt><dd><b></b> <span></span></dd>
 <dt class="live-recall">recall</dt><dd><b></b> <span></span></dd></dl>
 <div class="live-plot"><span aria-hidden="true">1</span><span aria-hidden="true">0</span>
-<svg class="live-curve" viewBox="0 0 85 100" preserveAspectRatio="none" role="img" aria-label="{curve}">
+<svg class="live-chart" viewBox="0 0 85 100" preserveAspectRatio="none" role="img" aria-label="{curve}">
 <path class="live-grid" d="M0 0H85M0 50H85M0 100H85"/><path class="live-precision"/><path class="live-recall"/>
 <line y1="-4" y2="104"/></svg></div>
 <p class="live-axis" aria-hidden="true">{axis}</p></div>"""
@@ -227,7 +227,7 @@ def nms(data: dict) -> str:
 <div class="live-sliders">{sliders}</div>
 <p class="live-said" role="status"></p>
 <div class="live-maps">{left}{right}</div>
-<p class="live-help live-key">{key}<span>{classes}</span></p>"""
+<p class="live-help live-legend">{key}<span>{classes}</span></p>"""
 
 
 PARTS = {"matching": matching, "position": position, "training": training, "detector": detector, "nms": nms}
@@ -241,16 +241,19 @@ def live_html(name: str, data: dict) -> str:
 
 
 class Live(SphinxDirective):
-    required_arguments = 1
+    "The part's name and, where another page's cell has recorded its data, that page's."
+    required_arguments, optional_arguments = 1, 1
 
     def run(self):
-        name = self.arguments[0]
+        name, page = (*self.arguments, Path(self.env.docname).name)[:2]
+        notebook = Path(self.env.srcdir, self.env.docname).with_name(f"{page}.ipynb")
         try:
             if name not in PARTS:
                 raise ValueError(f"{name!r} is none of {', '.join(PARTS)}")
-            data = recorded(Path(self.env.srcdir, f"{self.env.docname}.ipynb"), "live")
+            self.env.note_dependency(str(notebook))
+            data = recorded(notebook, "live")
             if data["live"] != name:
-                raise ValueError(f"{Path(self.env.docname).name}.ipynb has recorded the data of {data['live']}")
+                raise ValueError(f"{notebook.name} has recorded the data of {data['live']}")
             if name == "detector":
                 data["glow"], data["download"] = GLOW, model.download(Path(self.env.srcdir).parents[1])
             return [nodes.raw("", live_html(name, data), format="html")]

@@ -60,7 +60,7 @@ ALSO = {  # calls that a box stands for, or that the map leaves out on purpose
     "class_part", "class_loss",
 }  # fmt: skip
 BOXES = {  # name: (the step's number, where the book builds it, title)
-    "images": ("0", "00_data # Images of unequal size", "Photographs"),
+    "images": ("0", "00_data # Images of unequal size", "Images"),
     "mask": ("8", "08_detr # What may come in", "The mask"),
     "backbone": ("1", "01_backbone # The module", "Backbone"),
     "positions": ("2", "02_position # The code of one cell, by hand (section 3.2, appendix A.4)", "Positions"),

@@ -9,7 +9,7 @@
 
   const $$ = (selector) => [...root.querySelectorAll(selector)];
   const maps = $$(".live-map"), presets = $$("[data-preset]"), sliders = ["threshold", "score"].map((n) => [n, root.querySelector(`[name=${n}]`)]);
-  const said = root.querySelector("[role=status]"), chart = root.querySelector(".live-curve"), keep = keeper("nms"), say = calm((text) => { said.textContent = text; }, 200);
+  const said = root.querySelector("[role=status]"), chart = root.querySelector(".live-chart"), keep = keeper("nms"), say = calm((text) => { said.textContent = text; }, 200);
   /** @type {import("./nms.js").State} */ let state;
   let drawn = "";                                         // what the curves were made for
 
@@ -31,7 +31,7 @@
     maps.forEach((map, n) => {
       const all = Array.from({ length: HIGH - LOW + 1 }, (_, i) => judge(p.boxes[n], p.objects, n ? NEVER : (LOW + i) / 100, state.score / 100));
       for (const k of ["precision", "recall"])
-        set(map.querySelector(`.live-curve .live-${k}`), { d: all.flatMap((v, i) => (v.kept.length || k === "recall" ? [`${i} ${fixed(100 - 100 * v[k], 1)}`] : [])).join("L").replace(/^(?=.)/, "M") });
+        set(map.querySelector(`.live-chart .live-${k}`), { d: all.flatMap((v, i) => (v.kept.length || k === "recall" ? [`${i} ${fixed(100 - 100 * v[k], 1)}`] : [])).join("L").replace(/^(?=.)/, "M") });
     });
   }
 
