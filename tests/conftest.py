@@ -43,6 +43,7 @@ FILES = {
     "test_site_detector": "site",
     "test_site_live": "site",
     "test_site_nms": "site",
+    "test_site_page": "site",
     "test_site_quiz": "site",
     "test_site_training": "site",
 }

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from html import unescape
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import epub
 import llms
 import notebooks
 import workbook
+from PIL import Image
 from rjsmin import jsmin
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +42,7 @@ FRONT = """<!DOCTYPE html>
 """
 
 
-SCRIPTS = re.compile(r'<(?:script|link) [^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?\n?')
+SCRIPTS = re.compile(r"<(?:script|link) [^>]*scripts/fontawesome\.js[^>]*>(?:</script>)?\n?")
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.S)
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 MARK = re.compile(r'<span class="[pw]">([^<]*)</span>')
@@ -51,6 +53,9 @@ LANDMARKS = {  # a screen reader's map of the page: the logo belongs to a region
 }
 LIST = {"<dl>": '<div class="sig-list">', "</dl>": "</div>", "<dd>": "<div>", "</dd>": "</div>"}
 CODE = re.compile(r'(<div class="highlight-(?!none|myst-ansi)[^>]*><div class="highlight"><pre>)(.*?)(</pre>)', re.S)
+IMAGE = re.compile(r'<img (?=[^>]*src="([^"]+/_images/[^"]+\.png)")')
+FIGURE = re.compile(r'<figure [^>]*id="([^"]+)".*?</figure>', re.S)
+PICTURE = re.compile(r'<img [^>]*src="([^"]+)".*?caption-number">(.*?) ?<.*(?=</p>\s*</figcaption>)', re.S)
 NARROW, WIDE = 34, 90  # signs that a phone, and a desk, show in a line of code
 
 
@@ -76,16 +81,38 @@ def replaced(text: str, by: dict[str, str]) -> str:
     return text
 
 
-def lighten(html: Path) -> None:
-    """Less to load and to parse, for the same look; no line of code runs over the edge; nothing without a landmark.
+def taken(figure: re.Match) -> str:
+    "A figure whose caption ends with a link to its picture; the file that a reader gets says what it is."
+    picture = PICTURE.search(figure[0])
+    if not picture:
+        return figure[0]
+    file, number = picture.groups()
+    name = f"detr_lit_{figure[1]}{Path(file).suffix}"
+    link = f' <a class="take" href="{file}" download="{name}" aria-label="download {number}">download</a>'
+    at = picture.end()
+    return figure[0][:at] + link + figure[0][at:]
 
-    Our scripts lose their comments and indents, of which a browser needs none. The theme's icons come as a font and once
-    more as a script of 1.5 MB, for which every page would wait. Sphinx wraps each word, bracket and blank of a signature in
-    elements that no style refers to: more than half of the API's page. And it writes a long one as a list without terms."""
+
+def roomy(folder: Path, image: re.Match) -> str:
+    "A picture's tag with its sides: its room on the page is there before it is."
+    with Image.open(folder / image[1]) as picture:
+        return '{}width="{}" height="{}" '.format(image[0], *picture.size)
+
+
+def lighten(html: Path) -> None:
+    """What Sphinx' pages lack, and what they have too much of.
+
+    - Less to load, for the same look: the theme's icons come as a font and once more as a script of 1.5 MB, for which every
+      page would wait; Sphinx wraps each word, bracket and blank of a signature in elements that no style refers to (more
+      than half of the API's page); our scripts need no comments and indents.
+    - No line of code runs over the edge; each figure can be taken, and has its room before it is loaded.
+    - Nothing is without a landmark, no button has two names, and no list (Sphinx' long signatures) is without terms."""
     for page in html.rglob("*.html"):
         text = SCRIPTS.sub("", page.read_text("utf-8"))
         text = SIGNATURE.sub(lambda sig: replaced(MARK.sub(r"\1", WORD.sub(r"\1", sig[0])), LIST), text)
         text = CODE.sub(lambda m: m[1] + hanging(m[2]) + m[3], text)
+        text = FIGURE.sub(taken, text)
+        text = IMAGE.sub(partial(roomy, page.parent), text)
         page.write_text(replaced(text, LANDMARKS), "utf-8")
     for file in html.glob("_static/scripts/fontawesome.js*"):
         file.unlink()

@@ -272,9 +272,37 @@ class Threads(SphinxTransform):
             def link(m, named=named):
                 if m["name"]: named.append(m["name"])
                 if not named: return None
-                return nodes.reference(m[0], m[0], refuri=f"https://github.com/{REPOSITORIES[named[-1]]}/issues/{m['number']}")
+                to = f"https://github.com/{REPOSITORIES[named[-1]]}/issues/{m['number']}"
+                return nodes.reference(m[0], m[0], refuri=to, thread=f"{named[-1]}#{m['number']}")
 
             linked(text, THREAD, link)
+
+
+class Findable(SphinxTransform):
+    "The titles of questions and a page's first mention of a thread are entries of the index: so the search leads there."
+
+    default_priority = 404
+
+    def apply(self, **kwargs):
+        seen: set[str] = set()
+        for title in list(self.document.findall(sphinx_exercise.nodes.exercise_subtitle)):
+            box = title.parent.parent
+            before(box, entry(title.astext(), box["label"]))
+        for link in list(self.document.findall(nodes.reference)):
+            named = THREAD.fullmatch(link.astext())
+            thread = link.get("thread") or (link.astext() if named and named["name"] else None)
+            if thread and thread not in seen and not isinstance(link.parent, (nodes.Titular, nodes.caption)):
+                seen.add(thread)
+                place = nodes.target("", "", ids=[nodes.make_id(thread)])
+                before(link, entry(thread, place["ids"][0]), place)
+
+
+def entry(text: str, place: str) -> addnodes.index:
+    return addnodes.index(entries=[("single", text, place, "main", None)])
+
+
+def before(node: nodes.Node, *new: nodes.Node) -> None:
+    node.parent.insert(node.parent.index(node), [*new])
 
 
 @cache
@@ -571,6 +599,7 @@ def setup(app):
     app.add_transform(AltText)
     app.add_transform(Threads)
     app.add_transform(FirstUses)
+    app.add_transform(Findable)
     app.add_directive("cost", Cost)
     app.add_directive("facts", Facts)
     app.add_role("fact", Fact())

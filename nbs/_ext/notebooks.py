@@ -71,13 +71,45 @@ def edition(path: Path, root: Path) -> nbformat.NotebookNode:
     return workbook.numbered(cells)
 
 
+SCRIPT = """# A literate DETR, version {version}: all code of the page "{title}"
+# {url}/{name}.html
+# It looks for its files where the book keeps them: run it in the folder nbs of {repository}"""
+FENCED = re.compile(r"^```(?!\{).*?^```", re.S | re.M)
+SAID = re.compile(r"^##+ (.+)$|\{exercise-start\} (.+)$", re.M)
+
+
+def script(path: Path, root: Path) -> str:
+    "A chapter's code as one script: its cells in order under their headings, those of an answer under their question."
+    cells, parts, said = nbformat.read(path, 4).cells, [], ""
+    for cell in cells:
+        found, code = split(cell.source)
+        if cell.cell_type != "code":
+            for heading, question in SAID.findall(FENCED.sub("", cell.source)):
+                said = f"# Question: {question}\n" if question else f"# ---- {heading}\n"
+        elif code and "default_exp" not in found:
+            if found.get("eval") == "false":  # nor does it run on the page
+                code = "\n".join(f"# {line}" for line in code.splitlines())
+            parts.append(said + workbook.without_glue(code))
+            said = ""
+    about = workbook.settings(root)
+    head = SCRIPT.format(
+        version=about["version"],
+        title=cells[0].source.partition("\n")[0].lstrip("# "),
+        url=workbook.address(root),
+        name=path.stem,
+        repository=about["git_url"],
+    )
+    return "\n\n".join([head, *parts]) + "\n"
+
+
 def write(root: Path, folder: Path) -> None:
-    "The editions of all notebooks that the book's contents name."
+    "The editions of all notebooks that the book's contents name, and their code as scripts."
     import execute
 
     folder.mkdir(parents=True, exist_ok=True)
     for path in execute.notebooks(root):
         nbformat.write(edition(path, root), folder / path.name)
+        (folder / f"{path.stem}.py").write_text(script(path, root), "utf-8")
 
 
 # ---------------------------------------------------------------- the page's menu
@@ -85,6 +117,12 @@ def entry(text: str, icon: str, tooltip: str, **leads: str) -> dict:
     "An entry of a menu, as the theme's template wants it."
     label = f"take-{text.lower().replace(' ', '-')}"
     return {"type": "link", "text": text, "icon": f"fas fa-{icon}", "tooltip": tooltip, "label": label, **leads}
+
+
+COPY = (  # a browser that refuses opens the file
+    "fetch('{file}').then(r => r.text()).then(t => navigator.clipboard.writeText(t))"
+    ".then(() => this.lastElementChild.textContent = 'Copied', () => window.open('{file}'))"
+)
 
 
 def group(label: str, icon: str, tooltip: str, buttons: list[dict]) -> dict:
@@ -109,6 +147,11 @@ def menus(app, pagename, templatename, context, doctree):
         groups.append(group("run-buttons", "rocket", "Run this chapter", run))
         whole = to(f"{FOLDER}/{name}.ipynb", 1)
         taken.insert(0, entry("Notebook", "file-code", "The chapter to run, with its answers", url=whole))
+        code = to(f"{FOLDER}/{name}.py", 1)
+        taken[1:1] = [
+            entry("Python", "file-lines", "The chapter's code as one script", url=code),
+            entry("Copy as Python", "copy", "The same, to paste", type="javascript", javascript=COPY.format(file=code)),
+        ]
         if '"todo"' in source.read_text("utf-8"):
             holes = to(f"workbook/{workbook.ZIP}/nbs/{name}.ipynb", 1)
             taken.insert(1, entry("With holes", "pen", "The chapter in which you write the code", url=holes))
