@@ -20,7 +20,6 @@ import llms
 import notebooks
 import workbook
 from PIL import Image
-from rjsmin import jsmin
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = re.compile(
@@ -46,10 +45,12 @@ SCRIPTS = re.compile(r"<(?:script|link) [^>]*scripts/fontawesome\.js[^>]*>(?:</s
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.S)
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 MARK = re.compile(r'<span class="[pw]">([^<]*)</span>')
-LANDMARKS = {  # a screen reader's map of the page: the logo belongs to a region, a button is called what stands on it
+SPOKEN = {  # what a screen reader is told: the logo's region, a button's name as it stands there, no header without words
     '<div class="sidebar-primary-items__start': '<div role="region" aria-label="The book" class="sidebar-primary-items__start',
     'title="Search" aria-label="Search"': 'title="Search"',
     '<summary aria-label="Toggle hidden content">': "<summary>",
+    '<th class="head"><p></p></th>': "<td></td>",
+    'role="doc-biblioentry"': 'role="listitem"',
 }
 LIST = {"<dl>": '<div class="sig-list">', "</dl>": "</div>", "<dd>": "<div>", "</dd>": "</div>"}
 CODE = re.compile(r'(<div class="highlight-(?!none|myst-ansi)[^>]*><div class="highlight"><pre>)(.*?)(</pre>)', re.S)
@@ -73,6 +74,14 @@ def hanging(code: str) -> str:
             line = re.sub(r'^(?:<span class="w">)? +(?:</span>)?', f'<span class="in">{" " * indent}</span>', line)
             lines[i] = f'<span class="long" style="--in:{indent}">{line}</span>'
     return "\n".join(lines)
+
+
+def bare(script: str) -> str:
+    "A script without its comments and indents. (Minifiers that are no parsers break what stands in a template's braces.)"
+    note = r"/\*\*(?:(?!\*/).)*\*/"
+    script = re.sub(rf"^[ \t]*{note}[ \t]*\n|{note} ", "", script, flags=re.S | re.M)
+    script = re.sub(r"^[ \t]*//.*\n|[ \t]+// .*$", "", script, flags=re.M)
+    return re.sub(r"^[ \t]+", "", script, flags=re.M)
 
 
 def replaced(text: str, by: dict[str, str]) -> str:
@@ -106,19 +115,19 @@ def lighten(html: Path) -> None:
       page would wait; Sphinx wraps each word, bracket and blank of a signature in elements that no style refers to (more
       than half of the API's page); our scripts need no comments and indents.
     - No line of code runs over the edge; each figure can be taken, and has its room before it is loaded.
-    - Nothing is without a landmark, no button has two names, and no list (Sphinx' long signatures) is without terms."""
+    - A screen reader is told what it is: regions, names, lists (Sphinx' long signatures are lists without terms)."""
     for page in html.rglob("*.html"):
         text = SCRIPTS.sub("", page.read_text("utf-8"))
         text = SIGNATURE.sub(lambda sig: replaced(MARK.sub(r"\1", WORD.sub(r"\1", sig[0])), LIST), text)
         text = CODE.sub(lambda m: m[1] + hanging(m[2]) + m[3], text)
         text = FIGURE.sub(taken, text)
         text = IMAGE.sub(partial(roomy, page.parent), text)
-        page.write_text(replaced(text, LANDMARKS), "utf-8")
+        page.write_text(replaced(text, SPOKEN), "utf-8")
     for file in html.glob("_static/scripts/fontawesome.js*"):
         file.unlink()
     for file in (ROOT / "nbs" / "assets").glob("*.js"):
         if (served := html / "_static" / file.name).exists():
-            served.write_text(jsmin(file.read_text("utf-8")), "utf-8")
+            served.write_text(bare(file.read_text("utf-8")), "utf-8")
 
 
 def build(root: Path = ROOT, say=print) -> int:

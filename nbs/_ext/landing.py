@@ -18,7 +18,7 @@ COLOURS = "#2f93d1", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"  # as
 SECONDS = 5
 WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 16: "sixteen"}
 ALT = "{Queries} boxes over a black picture with {n} shapes: {n} of them move until each frames a shape, the others fade."
-SCENE = """<svg class="{kind}" viewBox="0 0 1000 1000" role="img" aria-label="{alt}"><image width="1000" height="1000"
+SCENE = """<svg class="{kind}" viewBox="0 0 1000 1000" role="{role}" aria-label="{alt}"><image width="1000" height="1000"
 href="data:image/png;base64,{png}"/>{boxes}{again}</svg>"""
 AGAIN = """<a id="again" href="#again" aria-label="Once more"><rect x="690" y="915" width="300" height="75" rx="37"/>
 <text x="840" y="966">once more</text></a>"""
@@ -68,8 +68,8 @@ def landing_html(data: dict) -> str:
     return PAGE.format(
         **said,
         steps=data["steps"][-1],
-        moving=SCENE.format(kind="landing-moving", boxes=boxes(frames, found, True), again=AGAIN, **scene),
-        still=SCENE.format(kind="landing-still", boxes=boxes(frames, found, False), again="", **scene),
+        moving=SCENE.format(kind="landing-moving", role="group", boxes=boxes(frames, found, True), again=AGAIN, **scene),
+        still=SCENE.format(kind="landing-still", role="img", boxes=boxes(frames, found, False), again="", **scene),
     )
 
 
