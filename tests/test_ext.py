@@ -286,6 +286,8 @@ def test_api(built):
 )
 def test_no_object_of_this_run_stands_in_a_signature(wide, short):
     assert ext.plain_signature(None, "function", "f", None, None, wide, "int") == (short, "int")
+    assert ext.plain_signature(None, "class", "A", None, None, "(x: dict = <factory>)", None) == ("(x: dict = ...)", None)
+    assert ext.plain_signature(None, "attribute", "a", None, None, None, None) == (None, None)
 
 
 def test_lighter_pages_read_the_same(tmp_path):

@@ -152,7 +152,7 @@ def code_html(c: Card) -> str:
     rows = []
     for n, line in zip(c.code, text.split("\n")):
         kind = "" if n in c.silent else f" data-line={n}"
-        rows.append(f"<span{kind}><b>{n}</b>{line}\n</span>")
+        rows.append(f"<span{kind}><b data-n={n}></b>{line}\n</span>")
     return f'<pre class="broken-code highlight"><code>{"".join(rows)}</code></pre>'
 
 

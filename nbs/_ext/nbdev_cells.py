@@ -443,7 +443,7 @@ def plain_signature(app, what, name, obj, options, args, returns):
     "`Annotated[Path, <typer.models.OptionInfo object at 0x7f...>]` is a `Path`: the help says the rest."
     while args and args != (shorter := ANNOTATED.sub(r"\1", args)):
         args = shorter
-    return args, returns
+    return args and args.replace("<factory>", "..."), returns  # a dataclass' default that is made anew; no Python as it stands
 
 
 def outside_names(app, env, node, contnode):

@@ -32,7 +32,7 @@
       const open = !bad && !done;
       line.classList.toggle("wrong", bad);
       line.classList.toggle("right", right);
-      line.setAttribute("aria-label", `line ${line.textContent.trim().replace(/\s+/g, " ")}` +
+      line.setAttribute("aria-label", `line ${n}: ${line.textContent.trim()}` +
         (bad ? " (this line is right)" : right ? " (this line was broken)" : ""));
       line.setAttribute("aria-disabled", !open);
     }
