@@ -151,8 +151,7 @@ def code_html(c: Card) -> str:
     text = text.replace("<i class=k>", "<i>")  # broken.css knows the colour of keywords
     rows = []
     for n, line in zip(c.code, text.split("\n")):
-        kind = "" if n in c.silent else f" data-line={n}"
-        rows.append(f"<span{kind}><b data-n={n}></b>{line}\n</span>")
+        rows.append(f"<span data-{'n' if n in c.silent else 'line'}={n}>{line}\n</span>")  # broken.css writes the number
     return f'<pre class="broken-code highlight"><code>{"".join(rows)}</code></pre>'
 
 
