@@ -100,6 +100,20 @@ def open_page(browser, base):
         c.close()
 
 
+def scripts_alone(*names):
+    "A fixture: an empty page that knows these scripts of live parts."
+
+    @pytest.fixture(scope="module")
+    def page(browser):
+        page = browser.new_page()
+        for name in names:
+            page.add_script_tag(path=ROOT / "nbs/assets" / name)
+        yield page
+        page.close()
+
+    return page
+
+
 def test_as_many_pages_as_the_toc_says(site):
     assert sorted(p.relative_to(site).as_posix() for p in (site / "nbs").rglob("*.html")) == sorted(PAGES)
     assert (site / "index.html").exists()

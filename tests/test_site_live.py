@@ -18,13 +18,7 @@ MATCHING, POSITION = "nbs/06_matcher.html", "nbs/02_position.html"
 
 
 # ---------------------------------------------------------------- the mathematics, without a page
-@pytest.fixture(scope="module")
-def maths(browser, root):
-    page = browser.new_page()
-    for name in ("live.js", "matching.js", "position.js"):
-        page.add_script_tag(path=root / "nbs/assets" / name)
-    yield page
-    page.close()
+maths = test_site.scripts_alone("live.js", "matching.js", "position.js")
 
 
 def test_a_thousand_assignments_equal_scipys(maths):

@@ -18,13 +18,7 @@ PAGE = "nbs/why_detr.html"
 
 
 # ---------------------------------------------------------------- the mathematics, without a page
-@pytest.fixture(scope="module")
-def maths(browser, root):
-    page = browser.new_page()
-    for name in ("live.js", "nms.js"):
-        page.add_script_tag(path=root / "nbs/assets" / name)
-    yield page
-    page.close()
+maths = test_site.scripts_alone("live.js", "nms.js")
 
 
 def random_boxes(r, n, classes):

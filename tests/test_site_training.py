@@ -17,13 +17,7 @@ base, browser, open_page = test_site.base, test_site.browser, test_site.open_pag
 PAGE = "nbs/09_train.html"
 
 
-@pytest.fixture(scope="module")
-def maths(browser, root):
-    page = browser.new_page()
-    for name in ("live.js", "training.js"):
-        page.add_script_tag(path=root / "nbs/assets" / name)
-    yield page
-    page.close()
+maths = test_site.scripts_alone("live.js", "training.js")
 
 
 @pytest.fixture(scope="module")
