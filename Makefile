@@ -4,6 +4,7 @@ VENV    ?= .venv
 PY      := $(VENV)/bin/python
 SITE    := _build/html/index.html
 CHAPTER ?=
+JOBS    ?= 2
 PORT    ?= 8000
 STAMP   := $(VENV)/.installed
 STAGE   := @.ci/stage
@@ -34,8 +35,8 @@ workbook: $(STAMP)  ## chapters 00 to 10 with holes to fill, in _build/workbook
 	$(STAGE) "Cutting the holes" $(PY) nbs/_ext/workbook.py
 	@echo; echo "The workbook is at $(CURDIR)/_build/workbook/detr_lit_workbook   (README.md there says how to begin)"
 
-test: $(STAMP)  ## every check: tree, types, units, wheel, chapters, site (ARGS=... for pytest)
-	@start=$$(date +%s); $(PY) -m pytest $(ARGS); status=$$?; took=$$(( $$(date +%s) - start )); \
+test: $(STAMP)  ## every check: tree, types, units, wheel, chapters, site (JOBS=2 processes; ARGS=... for pytest)
+	@start=$$(date +%s); $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS); status=$$?; took=$$(( $$(date +%s) - start )); \
 	if [ $$status -eq 0 ]; then echo "All checks passed in $$took s; the site is at $(CURDIR)/$(SITE)"; \
 	else echo "Checks FAILED after $$took s; the summary is above"; fi; exit $$status
 

@@ -2,27 +2,30 @@
 
 `make test` is one pytest run, so that one summary holds everything. Its stages: the tree (notebooks in sync, clean,
 without outputs; lint; types), the units, the slow units, our own tools, the wheel, every chapter executed, the site in
-a browser.
+a browser. Two processes share it (pytest-xdist): each takes a file's tests of a stage, then the next file.
 """
 
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+WORKER = "PYTEST_XDIST_WORKER" in os.environ  # one of several processes
+os.environ["OMP_NUM_THREADS"] = "1" if WORKER else os.environ.get("OMP_NUM_THREADS", "2")
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("detr_lit", "beartype.beartype")  # before anything imports detr_lit
 
+import json  # noqa: E402
 import random  # noqa: E402
 import sys  # noqa: E402
-import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["tree", "units", "slow units", "tools", "wheel", "chapters", "site"]
+SLOW = "-slow"
 FILES = {
     "test_notebooks": "tree",
     "test_lint": "tree",
@@ -49,9 +52,9 @@ FILES = {
 }
 
 
-def stage_of(item) -> str:
-    stage = FILES.get(item.path.stem, "units")
-    return "slow units" if stage == "units" and item.get_closest_marker("slow") else stage
+def stage_of(file: str, slow: bool) -> str:
+    stage = FILES.get(Path(file).stem, "units")
+    return "slow units" if slow and stage == "units" else stage
 
 
 def pytest_addoption(parser):
@@ -59,40 +62,37 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    stages = {item: stage_of(item.path, item.get_closest_marker("slow") is not None) for item in items}
     if config.option.units:
-        items[:] = [i for i in items if stage_of(i) in ("units", "slow units")]
-    items.sort(key=lambda item: STAGES.index(stage_of(item)))  # stable: the order within a stage stays
+        items[:] = [i for i in items if stages[i] in ("units", "slow units")]
+    items.sort(key=lambda item: STAGES.index(stages[item]))  # stable: the order within a stage stays
     if "network" not in config.option.markexpr:
         left = [i for i in items if i.get_closest_marker("network")]
         config.hook.pytest_deselected(items=left)
         items[:] = [i for i in items if i not in left]
+    for item in items:  # tests of one process: they share pages, models, folders
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}{SLOW * (stages[item] == 'slow units')}"))
 
 
 class Stages:
-    "Says which stage begins, and at the end how long each took."
+    "Says which stage begins, and at the end how long each took, all processes together."
 
     def __init__(self, config):
         self.config = config
         self.times: dict[str, float] = {}
-        self.now, self.start = None, 0.0
 
-    def turn(self, stage):
-        if stage == self.now:
-            return
-        if self.now:
-            self.times[self.now] = self.times.get(self.now, 0) + time.perf_counter() - self.start
-        self.now, self.start = stage, time.perf_counter()
-        report = self.config.pluginmanager.get_plugin("terminalreporter")
-        if stage and report:
+    def pytest_runtest_logstart(self, nodeid):
+        stage = stage_of(nodeid.partition("::")[0], nodeid.endswith(SLOW))
+        if stage not in self.times:
+            self.times[stage] = 0.0
+            report = self.config.pluginmanager.get_plugin("terminalreporter")
             report.ensure_newline()
             report.write_line(f"== {stage}", bold=True)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item):
-        self.turn(stage_of(item))
-
-    def pytest_sessionfinish(self):
-        self.turn(None)
+    def pytest_runtest_logreport(self, report):
+        stage = stage_of(report.nodeid.partition("::")[0], "slow" in report.keywords)
+        self.times[stage] = self.times.get(stage, 0.0) + report.duration
 
     def pytest_terminal_summary(self, terminalreporter):
         if len(self.times) > 1:
@@ -100,7 +100,8 @@ class Stages:
 
 
 def pytest_configure(config):
-    config.pluginmanager.register(Stages(config), "stages")
+    if not WORKER:
+        config.pluginmanager.register(Stages(config), "stages")
 
 
 @pytest.fixture(autouse=True)
@@ -127,8 +128,6 @@ def one_thread():
 @pytest.fixture
 def coco(tmp_path):
     "A COCO folder of eight toy pictures: ids with gaps, one picture empty, one object a crowd."
-    import json
-
     from PIL import Image
     from torchvision.ops import box_convert
 
@@ -163,30 +162,50 @@ def say(request):
 
     def line(text):
         with capture.global_and_fixture_disabled():
-            print(text, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     return line
 
 
 @pytest.fixture(scope="session")
-def executed(root, say) -> dict[str, str]:
-    "Every chapter of _toc.yml executed from a fresh kernel (changed ones only): {chapter: error} of those that failed."
-    import execute
+def once(tmp_path_factory):
+    "once(name, make): what `make` returns (JSON), made by one of the processes while the others wait."
 
-    say("")
-    return execute.execute(root, say=say)
+    def get(name, make):
+        if not WORKER:
+            return make()
+        folder = tmp_path_factory.getbasetemp().parent
+        made = folder / f"{name}.json"
+        with FileLock(folder / f"{name}.lock"):
+            if not made.exists():
+                made.write_text(json.dumps(make()))
+        return json.loads(made.read_text())
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def site(root, executed, say) -> Path:
+def executed(root, once, say) -> dict[str, str]:
+    "Every chapter of _toc.yml executed from a fresh kernel (changed ones only): {chapter: error} of those that failed."
+    import execute
+
+    return once("executed", lambda: execute.execute(root, say=say))
+
+
+@pytest.fixture(scope="session")
+def site(root, executed, once) -> Path:
     "The site, built with -n -W from the executed chapters."
     import build_site
     import execute
 
     if executed:
         pytest.fail(f"not built: {', '.join(executed)} failed", pytrace=False)
-    execute.stage(root, root / "_build")
-    said: list[str] = []
-    if build_site.build(root, say=said.append):
+
+    def build() -> list[str]:
+        execute.stage(root, root / "_build")
+        said: list[str] = []
+        return said if build_site.build(root, say=said.append) else []
+
+    if said := once("site", build):
         pytest.fail("jupyter-book -n -W:\n" + "\n".join(said[-60:]), pytrace=False)
     return root / "_build" / "html"

@@ -1,5 +1,6 @@
 """The command line."""
 import json
+import re
 import shutil
 
 import pytest
@@ -180,7 +181,7 @@ def test_options_from_a_file_and_the_command_line_wins(tmp_path, monkeypatch):
     for bad, word in (("steps: [", "plan.yaml"), ("just words", "no options"), ("stepz: 3", "unknown stepz")):
         file.write_text(bad)
         code, said = run("train", "--config", file)
-        assert code == 2 and word in " ".join(said.replace("│", " ").split())
+        assert code == 2 and word.replace(" ", "") in re.sub(r"[\s│]", "", said)  # a long path breaks anywhere
 
 
 def test_a_data_set_is_checked(tmp_path):

@@ -58,6 +58,14 @@ def browser():
         b.close()
 
 
+def listening(page):
+    "A page that keeps in `complaints` what it says on the console."
+    page.complaints = said = []
+    page.on("console", lambda m: said.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: said.append(f"pageerror: {e}"))
+    return page
+
+
 @pytest.fixture
 def open_page(browser, base):
     "Open a page; what it says on the console and asks from other hosts is collected in `page.complaints`."
@@ -66,13 +74,7 @@ def open_page(browser, base):
     def go(path, width=1280, height=900, scheme="light", **settings):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **settings)
         contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on(
-            "console",
-            lambda m: page.complaints.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None,
-        )
-        page.on("pageerror", lambda e: page.complaints.append(f"pageerror: {e}"))
+        page = listening(context.new_page())
         page.on(  # a request is aborted when the page is left, as the front page is at once: that is no fault
             "requestfailed",
             lambda r: page.complaints.append(f"{r.failure}: {r.url}") if r.failure != "net::ERR_ABORTED" else None,
@@ -147,6 +149,7 @@ JUDGE = """([whole, rules]) => {
 WHOLE = {"nbs/06_matcher.html", "nbs/10_inference.html", "nbs/broken.html"}  # code, output and formulas are alike on all pages
 
 
+@pytest.mark.xdist_group("test_site-axe")
 @pytest.mark.parametrize("path", [*PAGES, "search.html", "genindex.html"])
 def test_axe_finds_nothing(open_page, path):
     "axe-core's rules, in light; the one that colours can break once more in the dark. Both at the same time."

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import test_site
 import torch
-from test_site_quiz import CONTRAST
+from test_site_live import nameless, sticking_out, too_pale
 from torchvision.ops import box_convert
 
 from detr_lit.data import ToyDetectionDataset, shape_mask, tight_box
@@ -144,10 +144,8 @@ class Part:
 @pytest.fixture(scope="module")
 def opened(browser, base):
     "The page, opened and the model loaded once; what it complains about, and what it asked for on the click."
-    page = browser.new_page(viewport=dict(width=1280, height=1000))
-    page.complaints, page.asked = [], []
-    page.on("console", lambda m: page.complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page = test_site.listening(browser.new_page(viewport=dict(width=1280, height=1000)))
+    page.asked = []
     page.goto(base + PAGE, wait_until="load")
     page.wait_for_timeout(500)
     page.on("request", lambda r: page.asked.append(r.url))
@@ -449,13 +447,12 @@ def test_a_model_that_does_not_come_is_said(open_page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_and_everything_has_a_name(open_page, scheme):
     page = open_page(PAGE, scheme=scheme)
-    contrast = CONTRAST.replace('".quiz *, .map-keys *"', '".live-app *:not(svg *):not(option)"')
-    assert contrast != CONTRAST and page.evaluate(contrast) == []
+    assert too_pale(page) == []
     height = page.evaluate("document.querySelector('.live-app').offsetHeight")
     part = Part(page).load()
     for name in ("Nothing", "A crowd", "Two that touch", "One shape"):
         part.preset(name)
-        assert page.evaluate(contrast) == []
+        assert too_pale(page) == []
         assert page.evaluate("document.querySelector('.live-app').offsetHeight") == height, "it jumps"
     part.preset("A crowd")
     tags = page.locator(".live-picture .live-tag").evaluate_all("""gs => gs.map(g =>
@@ -465,12 +462,7 @@ def test_text_can_be_read_and_everything_has_a_name(open_page, scheme):
         light = [np.dot([0.2126, 0.7152, 0.0722], [(v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4)
                  for v in (int(n) / 255 for n in re.findall(r"\d+", c)[:3])]) for c in (ink, ground)]  # fmt: skip
         assert (max(light) + 0.05) / (min(light) + 0.05) > 4.5, (ink, ground)
-    names = page.evaluate("""() => {
-        const said = e => e.getAttribute("aria-label") || e.closest("label")?.textContent.trim() || e.textContent.trim();
-        const kinds = "input, select, button, progress, [tabindex], [role=img], [role=group]";
-        const all = document.querySelectorAll(`.live-app :is(${kinds})`);
-        return [...all].filter(e => !said(e)).map(e => e.outerHTML); }""")
-    assert names == [] and page.locator(".live-app [role=status]").count() == 1
+    assert nameless(page) == [] and page.locator(".live-app [role=status]").count() == 1
     keys = page.locator(".live-picture [tabindex][aria-describedby=live-keys]").count()
     assert keys == 21 and page.locator("#live-keys").count() == 1
 
@@ -483,11 +475,7 @@ def test_on_a_phone_by_touch(open_page, model, data, width):
         part.root.locator("button", has_text=name).tap()
         part.settled()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        app = page.locator(".live-app")
-        out = app.evaluate("""a => [...a.querySelectorAll("*")].filter(e => e.checkVisibility()
-            && !e.closest(".live-sr, svg, legend")
-            && e.getBoundingClientRect().right > a.getBoundingClientRect().right + .5).map(e => e.className)""")
-        assert out == []
+        assert sticking_out(page) == []
     client = page.context.new_cdp_session(page)
 
     def touch(kind, *point):

@@ -15,6 +15,26 @@ from detr_lit.position import PositionalEncoding2D
 pytestmark = pytest.mark.site
 base, browser, open_page = test_site.base, test_site.browser, test_site.open_page  # fixtures
 MATCHING, POSITION = "nbs/06_matcher.html", "nbs/02_position.html"
+PARTS = [MATCHING, POSITION, "nbs/09_train.html", "nbs/10_inference.html", "nbs/why_detr.html"]
+
+
+def too_pale(page):
+    "Words of a live part that can't be told from their ground."
+    return page.evaluate(CONTRAST, ".live-app *:not(svg *, option)")
+
+
+def nameless(page):
+    "What can be pressed, moved or looked at, and has no name for a screen reader."
+    kinds = "input, select, button, progress, [tabindex], [role=img], [role=group]"
+    return page.locator(f".live-app :is({kinds})").evaluate_all("""all => all.filter(e => !(e.getAttribute("aria-label")
+        || e.closest("label")?.textContent.trim() || e.textContent.trim())).map(e => e.outerHTML)""")
+
+
+def sticking_out(page):
+    "What a phone would not show of a live part: beyond its edge, or cut."
+    return page.locator(".live-app").evaluate("""a => [...a.querySelectorAll("*")].filter(e => e.checkVisibility()
+        && !e.closest(".live-sr, svg, legend") && (e.getBoundingClientRect().right > a.getBoundingClientRect().right + .5
+        || e.matches("td, th, p, span") && e.clientWidth && e.scrollWidth > e.clientWidth + 1)).map(e => e.outerHTML)""")
 
 
 # ---------------------------------------------------------------- the mathematics, without a page
@@ -131,10 +151,7 @@ def pages(browser, base):
     "Both pages, opened once; what they complain about."
     found = {}
     for path in (MATCHING, POSITION):
-        page = browser.new_page(viewport=dict(width=1280, height=900))
-        page.complaints = []
-        page.on("console", lambda m, to=page.complaints: to.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e, to=page.complaints: to.append(str(e)))
+        page = test_site.listening(browser.new_page(viewport=dict(width=1280, height=900)))
         page.goto(base + path, wait_until="load")
         found[path] = page
     yield found
@@ -353,13 +370,11 @@ def test_keys_numbers_and_the_address(where):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_and_everything_has_a_name(open_page, path, scheme):
     page = open_page(path, scheme=scheme)
-    contrast = CONTRAST.replace('".quiz *, .map-keys *"', '".live-app *:not(svg *):not(option)"')
-    assert contrast != CONTRAST
     height = page.evaluate("document.querySelector('.live-app').offsetHeight")
     for button in page.locator(".live-presets button").all()[::-1]:
         button.click()
         page.wait_for_timeout(260)
-        assert page.evaluate(contrast) == []
+        assert too_pale(page) == []
         assert page.evaluate("document.querySelector('.live-app').offsetHeight") == height, "it jumps"
     tags = page.locator(".live-app svg .live-q").evaluate_all("""gs => gs.map(g =>
         [getComputedStyle(g.querySelector(".live-name")).fill, getComputedStyle(g.querySelector(".live-tag")).fill])""")
@@ -367,11 +382,7 @@ def test_text_can_be_read_and_everything_has_a_name(open_page, path, scheme):
         light = [np.dot([0.2126, 0.7152, 0.0722], [(v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4)
                  for v in (int(n) / 255 for n in re.findall(r"\d+", c)[:3])]) for c in (ink, ground)]  # fmt: skip
         assert (max(light) + 0.05) / (min(light) + 0.05) > 4.5, (ink, ground)
-    names = page.evaluate("""() => {
-        const said = e => e.getAttribute("aria-label") || e.closest("label")?.textContent.trim() || e.textContent.trim();
-        const all = document.querySelectorAll(".live-app :is(input, select, button, [tabindex], [role=img], [role=group])");
-        return [...all].filter(e => !said(e)).map(e => e.outerHTML); }""")
-    assert names == [] and page.locator(".live-app [role=status]").count() == 1
+    assert nameless(page) == [] and page.locator(".live-app [role=status]").count() == 1
     assert page.locator("#live-keys").count() == 1 and page.locator(".live-app [aria-describedby=live-keys]").count() >= 1
 
 
@@ -383,10 +394,7 @@ def test_on_a_phone(open_page, path):
         for button in page.locator(".live-presets button").all():
             button.tap()
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        app = page.locator(".live-app")
-        out = app.evaluate("""a => [...a.querySelectorAll("*")].filter(e => e.checkVisibility() && !e.closest(".live-sr, svg")
-            && e.getBoundingClientRect().right > a.getBoundingClientRect().right + .5).map(e => e.className)""")
-        assert out == []
+        assert sticking_out(page) == []
     if path == POSITION:
         where = Where(page)
         page.touchscreen.tap(*where.point(3, 5, 16, 16))
@@ -399,7 +407,7 @@ def test_on_a_phone(open_page, path):
         assert play.root.locator(".live-who").inner_text() != "Query 1"
 
 
-@pytest.mark.parametrize("path", [MATCHING, POSITION, "nbs/09_train.html", "nbs/10_inference.html"])
+@pytest.mark.parametrize("path", PARTS)
 def test_without_scripts_and_on_paper_a_picture_stands_there(open_page, path):
     page = open_page(path, java_script_enabled=False)
     assert page.locator("img.live-still").is_visible() and not page.locator(".live-app").is_visible()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import test_site
 import torch
-from test_site_quiz import CONTRAST
+from test_site_live import nameless, sticking_out, too_pale
 from torchvision.ops import batched_nms, box_iou, nms
 
 from detr_lit.evaluate import find_hits
@@ -164,10 +164,7 @@ class Part:
 
 @pytest.fixture(scope="module")
 def opened(browser, base):
-    page = browser.new_page(viewport=dict(width=1280, height=1000))
-    page.complaints = []
-    page.on("console", lambda m: page.complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page = test_site.listening(browser.new_page(viewport=dict(width=1280, height=1000)))
     page.goto(base + PAGE, wait_until="load")
     yield page
     page.close()
@@ -278,21 +275,16 @@ def test_the_address_keeps_the_view(part, base):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_and_everything_has_a_name(open_page, scheme):
     page = open_page(PAGE, scheme=scheme)
-    contrast = CONTRAST.replace('".quiz *, .map-keys *"', '".live-app *:not(svg *)"')
     heights = set()
     for button in page.locator(".live-presets button").all():
         button.click()
         for value in ("0.1", "0.9"):
             page.locator("[name=threshold]").fill(value)
             page.wait_for_timeout(260)
-            assert page.evaluate(contrast) == []
+            assert too_pale(page) == []
             heights.add(page.evaluate("document.querySelector('.live-app').offsetHeight"))
     assert len(heights) == 1, "it jumps"
-    names = page.evaluate("""() => {
-        const said = e => e.getAttribute("aria-label") || e.closest("label")?.textContent.trim() || e.textContent.trim();
-        const all = document.querySelectorAll(".live-app :is(input, button, [tabindex], [role=img], [role=group])");
-        return [...all].filter(e => !said(e)).map(e => e.outerHTML); }""")
-    assert names == [] and page.locator(".live-app [role=status]").count() == 1
+    assert nameless(page) == [] and page.locator(".live-app [role=status]").count() == 1
     assert page.locator(".live-look svg").first.get_attribute("aria-label").startswith("RetinaNet after NMS: ")
 
 
@@ -303,10 +295,7 @@ def test_on_a_phone(open_page):
         for button in page.locator(".live-presets button").all():
             button.tap()
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        edge = page.locator(".live-app").evaluate("a => a.getBoundingClientRect().right")
-        out = """(all, edge) => all.filter(e => e.checkVisibility() && !e.closest("svg")
-            && e.getBoundingClientRect().right > edge + .5).map(e => e.className)"""
-        assert page.locator(".live-app *").evaluate_all(out, edge) == []
+        assert sticking_out(page) == []
         sides = [m.bounding_box() for m in page.locator(".live-look").all()]
         assert sides[0]["y"] == sides[1]["y"], "side by side, to compare"
     part = Part(page)
@@ -316,13 +305,3 @@ def test_on_a_phone(open_page):
     page.touchscreen.tap(r["x"] + r["width"] / 2, r["y"] + r["height"] / 2)
     assert part.threshold() == pytest.approx(0.53, abs=0.011)
     assert chart.evaluate("e => getComputedStyle(e).touchAction") == "pan-y"
-
-
-def test_without_scripts_and_on_paper_a_picture_stands_there(open_page):
-    page = open_page(PAGE, java_script_enabled=False)
-    assert page.locator("img.live-still").is_visible() and not page.locator(".live-app").is_visible()
-    assert page.locator(".live noscript p").is_visible()
-    page = open_page(PAGE)
-    assert not page.locator("img.live-still").is_visible() and page.locator(".live-app").is_visible()
-    page.emulate_media(media="print")
-    assert page.locator("img.live-still").is_visible() and not page.locator(".live-app").is_visible()

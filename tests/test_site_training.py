@@ -6,7 +6,7 @@ import re
 import pytest
 import test_site
 import torch
-from test_site_quiz import CONTRAST
+from test_site_live import nameless, sticking_out, too_pale
 from torchvision.ops import box_convert, box_iou
 
 from detr_lit.data import ToyDetectionDataset
@@ -204,20 +204,14 @@ def test_less_motion_for_those_who_ask(open_page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_and_everything_has_a_name(open_page, scheme):
     it = Film(open_page(f"{PAGE}?training=60_1", scheme=scheme))
-    contrast = CONTRAST.replace('".quiz *, .map-keys *"', '".live-app *:not(svg *)"')
-    assert contrast != CONTRAST
     heights = set()
     for button in it.root.locator(".live-presets button").all():
         button.click()
         it.page.wait_for_timeout(350)
-        assert it.page.evaluate(contrast) == []
+        assert too_pale(it.page) == []
         heights.add(it.page.evaluate("document.querySelector('.live-app').offsetHeight"))
     assert len(heights) == 1, "it jumps"
-    names = it.page.evaluate("""() => {
-        const said = e => e.getAttribute("aria-label") || e.closest("label")?.textContent.trim() || e.textContent.trim();
-        const all = document.querySelectorAll(".live-app :is(input, button, [tabindex], [role=img], [role=group])");
-        return [...all].filter(e => !said(e)).map(e => e.outerHTML); }""")
-    assert names == [] and it.root.locator("[role=status]").count() == 1
+    assert nameless(it.page) == [] and it.root.locator("[role=status]").count() == 1
     assert it.slider.get_attribute("aria-describedby") == "live-keys" and it.page.locator("#live-keys").count() == 1
 
 
@@ -229,10 +223,7 @@ def test_on_a_phone(open_page):
         for button in it.root.locator(".live-presets button").all():
             button.tap()
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        out = it.root.locator(".live-app").evaluate("""a => [...a.querySelectorAll("*")].filter(e => e.checkVisibility()
-            && !e.closest(".live-sr, svg") && (e.matches("td, th, p, span") && e.clientWidth && e.scrollWidth > e.clientWidth + 1
-            || e.getBoundingClientRect().right > a.getBoundingClientRect().right + .5)).map(e => e.outerHTML)""")
-        assert out == []
+        assert sticking_out(page) == []
     curve = it.root.locator(".live-curve svg").first
     curve.scroll_into_view_if_needed()
     r = curve.bounding_box()

@@ -31,6 +31,7 @@ TOLERANCE = {"toy": 0.05, "toy-test": 0.15, "toy-exam": 0.05, "trees": 0.10, "to
              "toy-queries": 0.15, "toy-places": 0.15, "toy-frames": 0.15, "crowns-anchors": 0.10}
 SHARES = {"trees-eighth": 1 / 8, "trees-quarter": 1 / 4, "trees-half": 1 / 2, "trees-whole": 1.0}
 TOLERANCE |= dict.fromkeys(SHARES, 0.10)
+FILMED = {"toy-frames"}                                          # what chapter 09 looks at in training: it alone writes them
 SCRIPTS = {"why": "anchors", "crowns-anchors": "crowns"}         # detectors with anchors have loops of their own
 MEASURES = {"toy-crowd": DuplicateReport, "toy-layers": LayerWatch}
 
@@ -76,7 +77,7 @@ def remake(folder: Path, into: Path) -> tuple[dict, dict]:
     if task in SHARES:
         ground = TreeCrowns("train", RUNS / "tree_photos", augment=False, share=SHARES[task])
         measure = scoring(ground, "AP50_known", steps)
-    if (seen := old.get("seen")) and task != "toy-frames":     # chapter 09 records frames itself: written without, it trains
+    if (seen := old.get("seen")) and task not in FILMED:
         note = asking if "picture" in seen[0] else watching
         measure = note(val, [look["step"] for look in seen])
     more = dict(data=train, val=val, measure=measure, log_every=int(old["history"][0]["step"])) | start_of(task, config["seed"])
@@ -92,7 +93,9 @@ def main() -> int:
     bad = []
     for folder in folders:
         with tempfile.TemporaryDirectory() as tmp:
-            old, new = remake(folder, folder if args.write else Path(tmp))
+            filmed = json.loads((folder / "run.json").read_text())["config"]["task"] in FILMED
+            if filmed and args.write: print(f"{folder}: chapter 09 writes it, once the folder is gone; compared only")
+            old, new = remake(folder, folder if args.write and not filmed else Path(tmp))
         a, b = (r["history"][-1] for r in (old, new))
         ok = abs(a["AP50"] - b["AP50"]) <= TOLERANCE[old["config"]["task"]]
         print(f"{folder.relative_to(RUNS).as_posix():40} "
