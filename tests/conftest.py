@@ -39,6 +39,7 @@ FILES = {
     "test_mutants": "tools",
     "test_quiz": "tools",
     "test_recap": "tools",
+    "test_slim": "tools",
     "test_wheel": "wheel",
     "test_chapters": "chapters",
     "test_site": "site",

@@ -316,7 +316,22 @@ def test_programs_find_every_page(site):
     lines = (site / "llms.txt").read_text("utf-8").splitlines()
     listed = [re.fullmatch(r"- \[(.+?)\]\(https://[^)]+/(nbs/\w+\.html)\)(: .{20,})?", x) for x in lines if x.startswith("- ")]
     assert lines[0] == "# A literate DETR" and all(listed) and [m[2] for m in listed] == PAGES
+    names = re.findall(r"^\[(\w+-[\w-]+)\]", (ROOT / "nbs/paper_facts.toml").read_text("utf-8"), re.M)
+    assert len(names) > 50 and not [name for name in names if f" {name} " in "".join(lines)]  # its number stands there
     for m in listed: assert html.escape(m[1].replace("`", ""), quote=False)[:20] in (site / m[2]).read_text("utf-8"), m[1]
+
+
+def test_a_link_says_where_it_leads(site):
+    "What search engines and chats show of a page that is sent to them."
+    said = set()
+    for page in PAGES:
+        head = (site / page).read_text("utf-8").partition("</head>")[0]
+        tags = dict(re.findall(r'<meta (?:name|property)="([\w:]+)" content="(.*?)" />', head))
+        assert 20 < len(tags["description"]) < 600 and tags["og:description"] == tags["description"] and tags["og:title"], page
+        if "og:image" in tags:
+            assert (site / "_images" / re.fullmatch(r"https://\S+/_images/(\w+\.png)", tags["og:image"])[1]).exists()
+        said.add(tags["description"])
+    assert len(said) == len(PAGES)
 
 
 def test_the_workbook_can_be_taken(site):

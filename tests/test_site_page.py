@@ -6,12 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
 import execute
 import pytest
+import slim
 import test_site
+import tinycss2
+from fontTools.ttLib import TTFont
 from PIL import Image
 
 pytestmark = pytest.mark.site
@@ -93,6 +97,63 @@ def test_nothing_moves_while_a_page_arrives(browser, base, name, width):
     shifts = page.evaluate("shifts")
     page.close()
     assert sum(s[0] for s in shifts) < 0.02, shifts
+
+
+# ---------------------------------------------------------------- what a page loads
+def opened_up(open_page, path):
+    "A page in the dark with its menus, its search and its contents opened: what scripts make is there."
+    page = open_page(path, scheme="dark", width=700)
+    page.locator(".theme-switch-button:visible").first.click()
+    page.keyboard.press("Control+K")
+    page.keyboard.press("Escape")
+    for button in page.locator("button.dropdown-toggle:visible, label.sidebar-toggle:visible, .primary-toggle:visible").all():
+        button.click()
+        page.keyboard.press("Escape")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(300)
+    return page
+
+
+@pytest.mark.parametrize("path", ["nbs/06_matcher.html", "nbs/recap.html", "nbs/api.html", "search.html?q=matcher"])
+def test_no_rule_is_missed(open_page, site, path):
+    "What was left out of the theme's style sheets meets nothing, not even what scripts make."
+    (sheet,) = (site / "_static/styles").glob("*.css")
+    kept = {s for rule in rules_of(sheet.read_text("utf-8")) for s in rule}
+    theme = files("pydata_sphinx_theme") / "theme/pydata_sphinx_theme/static/styles/pydata-sphinx-theme.css"
+    gone = {s for rule in rules_of(theme.read_text("utf-8")) for s in rule} - kept
+    bare = sorted({re.sub(r"::?[\w-]+(?:\((?:[^()]|\([^()]*\))*\))?", "", s) for s in gone} - {""})
+    assert 200 < len(kept) and 1000 < len(bare)
+    meets = """all => all.filter(s => { try { return document.querySelector(s); } catch { return false; } })"""
+    assert opened_up(open_page, path).evaluate(meets, bare) == []
+
+
+def rules_of(css):
+    "The selectors of each rule, those within @media too."
+    for rule in tinycss2.parse_stylesheet(css, skip_comments=True, skip_whitespace=True):
+        if rule.type == "qualified-rule":
+            yield slim.selectors(rule.prelude)
+        elif rule.lower_at_keyword in ("media", "supports"):
+            yield from rules_of(tinycss2.serialize(rule.content))
+
+
+@pytest.mark.parametrize("path", ["nbs/06_matcher.html", "nbs/about.html", "search.html"])
+def test_each_icon_is_in_its_font(open_page, site, path):
+    shown = opened_up(open_page, path).evaluate("""() => [...document.querySelectorAll("*")].flatMap(e =>
+        ["::before", "::after"].map(p => { const s = getComputedStyle(e, p); return [s.fontFamily, s.fontWeight, s.content]; }))
+        .filter(([family, , content]) => family.startsWith('"Font Awesome') && /[\ue000-\uf8ff]/.test(content))""")
+    fonts = {f.stem: TTFont(f).getBestCmap() for f in (site / "_static").rglob("webfonts/*.ttf")}
+    assert len(shown) >= 5 and len(fonts) == 3
+    for family, weight, content in {tuple(x) for x in shown}:
+        name = "fa-brands-400" if "Brands" in family else "fa-solid-900" if weight == "900" else "fa-regular-400"
+        assert ord(content.strip('"')) in fonts[name], (name, content)
+
+
+def test_little_to_load_before_the_text(site):
+    for page in (site / "nbs").glob("*.html"):
+        text = page.read_text("utf-8")
+        sheets = [Path(page.parent, m[1]) for m in slim.SHEET.finditer(text)]
+        assert len(sheets) <= 4 and sum(s.stat().st_size for s in sheets) < 200_000, page.name
+        assert not slim.SCRIPT.search(text), page.name
 
 
 # ---------------------------------------------------------------- what was read

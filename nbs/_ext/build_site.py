@@ -18,6 +18,7 @@ import detector
 import epub
 import llms
 import notebooks
+import slim
 import workbook
 from PIL import Image
 
@@ -149,9 +150,11 @@ def build(root: Path = ROOT, say=print) -> int:
         if model:
             (html / "_static" / "ort").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model, html / "_static" / "ort" / detector.NAME)
+        slim.slim(html, {sheet.name for sheet in (root / "nbs" / "assets").glob("*.css")})
         if front:
             (html / "index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")
             (html / "llms.txt").write_text(llms.llms(root), "utf-8")
+            llms.describe(root, html)
             notebooks.write(root, html / notebooks.FOLDER)
             epub.finish(new / "_build" / "epub", root, html / epub.NAME)
         shutil.rmtree(root / "_build" / "html", ignore_errors=True)
