@@ -3,13 +3,17 @@
 import hashlib
 import json
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import build_site
 import detector
 import live
 import nbformat
+import playwright
 import pytest
 from nbdev_cells import tomllib
 from test_ext import book, code, picture, text
@@ -63,6 +67,28 @@ def test_scripts_are_small_and_typed(root):
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source), f"{name} speaks of another host"
     served = sum(len(build_site.bare((root / "nbs/assets" / name).read_text("utf-8")).encode()) for name in ASSETS)
     assert served < 60_000, f"{served} bytes reach a reader who opens every live part"
+
+
+def types(root, folder):
+    "What the compiler says of nbs/assets/*.js, as nbs/jsconfig.json asks. (Its Node.js is the one that Playwright brings.)"
+    with tarfile.open(next((root / "tests/vendor/typescript").glob("*.tar.xz"))) as archive:
+        archive.extractall(folder, filter="data")
+    node = Path(playwright.__file__).parent / "driver" / ("node.exe" if sys.platform == "win32" else "node")
+    command = [node, folder / "typescript/lib/tsc.js", "-p", folder / "jsconfig.json"]
+    (folder / "assets").mkdir()
+    shutil.copy(root / "nbs/jsconfig.json", folder)
+    for file in (root / "nbs/assets").glob("*.js"):
+        shutil.copy(file, folder / "assets")
+    return lambda: subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_the_types_of_the_scripts_fit(root, tmp_path):
+    check = types(root, tmp_path)
+    assert check() == []
+    page = tmp_path / "assets/nms_page.js"
+    page.write_text(page.read_text("utf-8").replace("clamp(Math.round(", "clamp(fixed("), "utf-8")
+    (said,) = check()
+    assert "assets/nms_page.js" in said and "'string' is not assignable to parameter of type 'number'" in said
 
 
 CHAPTERS = {
@@ -119,6 +145,11 @@ def test_the_judge_of_the_pages_is_what_npm_holds(root):
     about, files = vendored(root / "tests/vendor/axe")
     assert files == {"axe.min.js", "LICENSE", "LICENSE-3RD-PARTY.txt"}
     assert f"axe v{about['version']}" in (root / "tests/vendor/axe/axe.min.js").read_text("utf-8")[:50]
+
+
+def test_the_compiler_is_what_npm_holds(root):
+    about, files = vendored(root / "tests/vendor/typescript")
+    assert files == {f"typescript-{about['version']}.tar.xz", "LICENSE", "LICENSE-3RD-PARTY.txt"}
 
 
 def test_the_runtime_is_what_npm_holds(root):

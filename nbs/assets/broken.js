@@ -2,9 +2,10 @@
 (() => {
   const KEY = "detr-lit broken lines";
   const root = document.querySelector(".broken");
+  /** @param {string} selector @param {Element} inside @returns {any[]} */
   const find = (selector, inside = root) => [...inside.querySelectorAll(selector)];
   const cards = find(".broken-card"), rows = find(".broken-map tbody tr");
-  const [filter, next, reset] = ["select", ".next", ".reset"].map((s) => root.querySelector(s));
+  const filter = root.querySelector("select"), [next, reset] = find(".next, .reset");
   let current = null;
 
   // ------------------------------------------------------------ what is known of each card
@@ -40,7 +41,7 @@
     answer.open = Boolean(done);
     answer.querySelector("summary").hidden = Boolean(done);
     if (!done) card.querySelector(".broken-said").textContent = "";
-    const square = root.querySelector(`.broken-map a[href="#${CSS.escape(card.id)}"]`);
+    const [square] = find(`.broken-map a[href="#${CSS.escape(card.id)}"]`);
     const state = first(card) ? "first" : done ?? (wrong.length ? "tried" : "new");
     const words = { first: "found at the first click", found: "found", shown: "answer shown", tried: "tried", new: "not tried" };
     square.className = state;

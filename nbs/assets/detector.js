@@ -99,7 +99,7 @@ const detrDetector = (() => {
     return found;
   }
 
-  /** What a query, or a cell in the encoder, reads of each cell. @param {Seen} seen @param {State} state */
+  /** What a query, or a cell in the encoder, reads of each cell. @param {Seen} seen @param {Pick<State, "show" | "query" | "cell" | "layer" | "head">} state */
   function shares(seen, { show, query, cell, layer, head }) {
     const n = CELLS * CELLS, [from, rows, row, depth] = show === "query" ? [seen.decoder, QUERIES, query, layer] : [seen.encoder, n, cell, 0];
     const heads = head ? [head - 1] : [...Array(HEADS).keys()], sum = new Float32Array(n);

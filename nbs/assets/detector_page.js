@@ -17,7 +17,7 @@
   const [grey, heat] = [SIZE, CELLS].map((n) => Object.assign(document.createElement("canvas"), { width: n, height: n }));
   const [shapesLayer, boxesLayer, asks] = scene.children, [framed, mark] = $(".live-look svg").children;
 
-  let state, chosen = -1, following = false, groups = [], painted, look, seen, all = [], kept = [], running = false, again = false;
+  let state, chosen = -1, following = false, groups = [], painted, look, seen, all = [], kept = [], running = false, again = false, frames = 0;
   const start = (p) => ({ threshold: 70, show: "query", query: p.query, cell: p.cell, layer: LAYERS - 1, head: 0, shapes: p.shapes.map((s) => [...s]) });
   const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   const name = (a) => CLASSES[a.label - 1], said = (a) => (kept.includes(a) ? `${name(a)} ${a.score.toFixed(2)}` : "no object");
@@ -64,7 +64,7 @@
     g.drawImage(heat, shift, shift, size, size);
   }
 
-  /** @param {import("./detector.js").Answer} a @param {boolean} [tag] @param {boolean} [short] */
+  /** @param {ReturnType<typeof detrDetector.answers>[number]} a @param {boolean} [tag] @param {boolean} [short] */
   function box(a, tag, short) {
     const [x0, y0, x1, y1] = a.box.map((v) => v * SIZE), r = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
     const g = svg("g", { class: `live-box live-class-${a.says && a.label}` }, svg("rect", { class: "live-halo", ...r }), svg("rect", { class: "live-frame", ...r }));
@@ -145,7 +145,7 @@
         seen = await look(painted.pixels);
         all = answers(seen);
         show();
-        root.dataset.frames = +(root.dataset.frames ?? 0) + 1;
+        set(root, { "data-frames": ++frames });
         $(".live-time").textContent = `${Math.round(performance.now() - t)} ms`;
         await new Promise(requestAnimationFrame);
       }
@@ -231,7 +231,7 @@
   on(scene, "lostpointercapture", () => { [ground, held] = [false, null]; });
 
   on(add, "click", () => {                                        // where it covers nothing, if it can
-    const n = 24, free = Array.from({ length: 36 }, (_, i) => [4 + i % 6 * 19, 4 + Math.floor(i / 6) * 19]).find(([x, y]) => !state.shapes.some(([, a, b, w, h]) => x < a + w && a < x + n && y < b + h && b < y + n));
+    const n = 24, free = Array.from({ length: 36 }, (_, i) => /** @type {[number, number]} */ ([4 + i % 6 * 19, 4 + Math.floor(i / 6) * 19])).find(([x, y]) => !state.shapes.some(([, a, b, w, h]) => x < a + w && a < x + n && y < b + h && b < y + n));
     create(...(free ?? [52, 52]), n);
   });
   on(remove, "click", erase);

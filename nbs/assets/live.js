@@ -11,7 +11,7 @@ const detrLive = (() => {
   /** "A", "A and B", "A, B and C". @param {(string | number)[]} words */
   const list = (words) => words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 
-  /** An SVG element. @param {string} tag @param {Record<string, string | number>} [attributes] @param {Element[]} children */
+  /** An SVG element. @param {string} tag @param {Record<string, string | number | boolean>} [attributes] @param {Element[]} children */
   function svg(tag, attributes = {}, ...children) {
     const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
     set(e, attributes);
@@ -19,7 +19,7 @@ const detrLive = (() => {
     return e;
   }
 
-  /** @param {Element} e @param {Record<string, string | number>} attributes */
+  /** @param {Element} e @param {Record<string, string | number | boolean>} attributes */
   function set(e, attributes) {
     for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, String(value));
   }
@@ -48,7 +48,7 @@ const detrLive = (() => {
     return { root, data: JSON.parse(root.querySelector(".live-data").textContent) };
   }
 
-  /** Marks the pressed one of the buttons of a row. @param {Iterable<Element>} buttons @param {string} key */
+  /** Marks the pressed one of the buttons of a row. @param {Iterable<HTMLElement>} buttons @param {string} key */
   function press(buttons, key) {
     for (const b of buttons) b.setAttribute("aria-pressed", String(b.dataset.preset === key));
   }

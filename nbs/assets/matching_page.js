@@ -11,11 +11,12 @@
   const scenes = $$(".live-scene svg"), presets = $$("[data-preset]"), sliders = $$("[data-weight]"), numbers = $$("[data-side]");
   const [rule, cls, prob, body, said] = ["[name=rule]", "[name=class]", "[name=prob]", "tbody", "[role=status]"].map($);
   const keep = keeper("matching"), say = calm((text) => { said.textContent = text; }, 200);
-  /** @type {State} */ let state;
+  /** @type {ReturnType<typeof detrMatching.decode>} */ let state;
   let chosen = { kind: "q", i: 0 }, parts = [];       // parts: for each scene, the elements of each box
 
   const boxes = () => [...state.predictions.map((p, i) => ({ kind: "q", i, box: p.box })), ...state.objects.map((o, i) => ({ kind: "o", i, box: o.box }))];
   const same = (a, b) => a.kind === b.kind && a.i === b.i;
+  /** What is chosen, a prediction or an object. @returns {any} */
   const thing = () => (chosen.kind === "q" ? state.predictions : state.objects)[chosen.i];
   const name = ({ kind, i }) => (kind === "q" ? `Query ${i}` : `Object ${letter(i)}`);
 
@@ -92,7 +93,7 @@
   }
 
   function described({ kind, i }) {
-    const { box, cls: c, probs, label } = kind === "q" ? state.predictions[i] : state.objects[i];
+    /** @type {any} */ const { box, cls: c, probs, label } = kind === "q" ? state.predictions[i] : state.objects[i];
     const what = kind === "q" ? `${CLASSES[c]}, probability ${probs[c].toFixed(2)}` : CLASSES[label];
     return `${name({ kind, i })}: ${what}, centre ${box[0].toFixed(2)}, ${box[1].toFixed(2)}, size ${box[2].toFixed(2)} by ${box[3].toFixed(2)}`;
   }
@@ -152,7 +153,7 @@
     keep(at === PRESETS[0] ? "" : now);
   }
 
-  /** @param {State} s */
+  /** @param {typeof state} s */
   function show(s) { state = s; chosen = { kind: "q", i: Math.min(1, s.predictions.length - 1) }; build(); render(); }
 
   // ------------------------------------------------------------ what can be done
@@ -165,7 +166,8 @@
     render();
   }
 
-  /** The box that a pointer means: the chosen one's corner, a frame's edge, an object, the smallest frame. */
+  /** The box that a pointer means: the chosen one's corner, a frame's edge, an object, the smallest frame.
+   * @param {number} x @param {number} y @param {number} reach @returns {any} */
   function under(x, y, reach) {
     const all = boxes().map((b) => ({ ...b, x: Math.abs(x - b.box[0]) - b.box[2] / 2, y: Math.abs(y - b.box[1]) - b.box[3] / 2 }));
     const c = all.find((b) => same(b, chosen)), inside = all.filter((b) => b.x <= reach && b.y <= reach).sort((a, b) => a.box[2] * a.box[3] - b.box[2] * b.box[3]);

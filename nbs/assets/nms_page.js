@@ -8,15 +8,15 @@
   const START = { picture: PICTURES[1].key, threshold: 50, score: 50 };
 
   const $$ = (selector) => [...root.querySelectorAll(selector)];
-  const maps = $$(".live-map"), presets = $$("[data-preset]"), sliders = ["threshold", "score"].map((n) => [n, root.querySelector(`[name=${n}]`)]);
-  const said = root.querySelector("[role=status]"), chart = root.querySelector(".live-chart"), keep = keeper("nms"), say = calm((text) => { said.textContent = text; }, 200);
-  /** @type {import("./nms.js").State} */ let state;
+  const maps = $$(".live-map"), presets = $$("[data-preset]"), sliders = ["threshold", "score"].map((n) => /** @type {[string, HTMLInputElement]} */ ([n, root.querySelector(`[name=${n}]`)]));
+  const said = root.querySelector("[role=status]"), chart = /** @type {SVGElement} */ (root.querySelector(".live-chart")), keep = keeper("nms"), say = calm((text) => { said.textContent = text; }, 200);
+  /** @type {ReturnType<typeof detrNms.decode>} */ let state;
   let drawn = "";                                         // what the curves were made for
 
   /** @param {number} n @param {number} m @param {string} what */
   const share = (n, m, what) => `${n} of ${m} ${what}${m === 1 ? "" : what === "box" ? "es" : "s"}`;
 
-  /** @param {import("./nms.js").Box} b @param {string} kind */
+  /** @param {number[]} b @param {string} kind */
   function box([x, y, right, bottom, , label], kind) {
     const at = { x, y, width: right - x, height: bottom - y }, halo = kind === "gone" ? [] : [svg("rect", { class: "live-halo", ...at })];
     const cross = kind === "lost" ? [svg("path", { class: "live-frame", d: `M${x} ${y}L${right} ${bottom}M${right} ${y}L${x} ${bottom}` })] : [];

@@ -2,7 +2,7 @@
 const detrPosition = (() => {
   const { clamp } = detrLive;
   /** A code for each row and each column; a cell's code is its row's, then its column's. @typedef {{row: number[][], col: number[][]}} Codes */
-  /** @typedef {{rows: number, cols: number, at: number[], T: number, d: number, measure: string, ask: string, table: string}} State
+  /** @typedef {{rows: number, cols: number, at: [number, number], T: number, d: number, measure: string, ask: string, table: string}} State
    * at: row and column of the cell that asks; ask: "cell" or "trained", the same place of the map of the training */
 
   /** The sine codes of a map without padding. @param {number} rows @param {number} cols @param {number} d @param {number} T @returns {Codes} */
@@ -37,7 +37,7 @@ const detrPosition = (() => {
     return r.map((a, i) => c.map((b, j) => (a + b) / Math.sqrt(long * (rs[i] + cs[j]))));
   }
 
-  /** Row and column of the highest value. @param {number[][]} map */
+  /** Row and column of the highest value. @param {number[][]} map @returns {[number, number]} */
   function highest(map) {
     let [y, x] = [0, 0];
     map.forEach((row, i) => row.forEach((v, j) => { if (v > map[y][x]) [y, x] = [i, j]; }));
@@ -50,7 +50,7 @@ const detrPosition = (() => {
   // ------------------------------------------------------------ the state in one line
   const WORDS = { measure: ["cosine", "dot"], ask: ["cell", "trained"], table: ["trained", "start"] };
   const WIDTHS = [8, 16, 32, 64, 128, 256], SMALLEST = 4, LARGEST = 34;
-  const START = { rows: 25, cols: 34, at: [12, 17], T: 10000, d: 256, measure: "cosine", ask: "cell", table: "trained" };
+  /** @type {State} */ const START = { rows: 25, cols: 34, at: [12, 17], T: 10000, d: 256, measure: "cosine", ask: "cell", table: "trained" };
 
   /** @param {State} s */
   const encode = (s) => [s.rows, s.cols, ...s.at, s.T, s.d, s.measure, s.ask, s.table].join("_");

@@ -18,7 +18,7 @@
   const maps = $$(".live-map"), presets = $$("[data-preset]"), said = $("[role=status]");
   const [T, d, rows, cols, row, col] = ["T", "d", "rows", "cols", "row", "col"].map((n) => $(`[name=${n}]`));
   const words = ["measure", "ask", "table"], keep = keeper("position"), say = calm((text) => { said.textContent = text; }, 250);
-  /** @type {import("./position.js").State} */ let state;
+  /** @type {ReturnType<typeof detrPosition.decode>} */ let state;
   let made = "", codes = [];                              // [sine, learned], and what they were made for
 
   /** 1, 1.1 ... 9900, 10000: two digits. @param {number} x the slider's place, the logarithm */
@@ -40,20 +40,20 @@
       [cut(state.rows, state.cols), cut(TRAINED, TRAINED)]];
   }
 
-  /** @param {HTMLElement} map @param {number[][]} found @param {number[]} best */
+  /** @param {HTMLElement} map @param {number[][]} found @param {[number, number]} best */
   function paint(map, found, best) {
     const canvas = map.querySelector("canvas"), pen = canvas.getContext("2d", { willReadFrequently: true }), [h, w] = [state.rows, state.cols];
     if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
     const top = state.measure === "dot" ? found[best[0]][best[1]] : 1, image = pen.createImageData(w, h);
     found.flat().forEach((v, i) => image.data.set([...colour(v / top), 255], 4 * i));
     pen.putImageData(image, 0, 0);
-    const frame = map.querySelector(".live-cells"), side = Math.max(h, w);
-    Object.assign(frame.style, { width: `${(100 * w) / side}%`, height: `${(100 * h) / side}%` });
+    const part = (selector) => /** @type {HTMLElement} */ (map.querySelector(selector)), side = Math.max(h, w);
+    Object.assign(part(".live-cells").style, { width: `${(100 * w) / side}%`, height: `${(100 * h) / side}%` });
     const put = (selector, [y, x]) =>
-      Object.assign(map.querySelector(selector).style, { left: `${(100 * (x + 0.5)) / w}%`, top: `${(100 * (y + 0.5)) / h}%` });
+      Object.assign(part(selector).style, { left: `${(100 * (x + 0.5)) / w}%`, top: `${(100 * (y + 0.5)) / h}%` });
     put(".live-here", state.at);
     put(".live-best", best);
-    const known = map.querySelector(".live-known");
+    const known = part(".live-known");
     if (known) known.hidden = Math.max(h, w) <= TRAINED;
     if (known) Object.assign(known.style, { width: `${Math.min(100, (100 * TRAINED) / w)}%`, height: `${Math.min(100, (100 * TRAINED) / h)}%` });
     map.querySelector(".live-top").textContent = state.measure === "dot" ? fixed(top, 1) : "1";
@@ -116,7 +116,7 @@
     cells.addEventListener("pointermove", (e) => { if (e.pointerType === "mouse" || e.buttons) to(e); });
   });
   maps[0].addEventListener("keydown", (e) => {
-    const [y, x] = state.at, to = { ArrowLeft: [y, x - 1], ArrowRight: [y, x + 1], ArrowUp: [y - 1, x], ArrowDown: [y + 1, x], Home: [y, 0], End: [y, state.cols - 1] }[e.key];
+    const [y, x] = state.at, to = /** @type {Record<string, [number, number]>} */ ({ ArrowLeft: [y, x - 1], ArrowRight: [y, x + 1], ArrowUp: [y - 1, x], ArrowDown: [y + 1, x], Home: [y, 0], End: [y, state.cols - 1] })[e.key];
     if (!to || e.altKey || e.ctrlKey || e.metaKey) return;
     e.preventDefault();
     go(...to);
@@ -124,7 +124,7 @@
   for (const [input, i] of [[row, 0], [col, 1]]) {
     input.addEventListener("input", () => {
       if (input.value === "" || !input.checkValidity()) return;
-      const at = [...state.at];
+      /** @type {[number, number]} */ const at = [...state.at];
       at[i] = Number(input.value) - 1;
       go(...at);
     });

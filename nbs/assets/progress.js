@@ -3,11 +3,12 @@
   const KEY = "detr-lit read", button = document.querySelector(".read-mark button");
   const name = (path) => path.match(/nbs\/([^/]+)\.html$/)?.[1], here = name(location.pathname);
   let read = [];        // the names of pages
+  /** @type {NodeListOf<HTMLAnchorElement>} */ const links = document.querySelectorAll(".bd-sidenav a");
 
   function load() { try { read = JSON.parse(localStorage.getItem(KEY)) ?? []; } catch { /* no storage: known until the page is left */ } }
 
   function paint() {
-    for (const a of document.querySelectorAll(".bd-sidenav a")) {
+    for (const a of links) {
       a.querySelector(".read-sign")?.remove();
       if (read.includes(name(a.pathname))) a.insertAdjacentHTML("beforeend", '<span class="read-sign"><span class="visually-hidden">, read</span></span>');
     }

@@ -2,9 +2,10 @@
 (() => {
   const KEY = "detr-lit quiz";
   const root = document.querySelector(".quiz");
+  /** @param {string} selector @param {Element} inside @returns {any[]} */
   const find = (selector, inside = root) => [...inside.querySelectorAll(selector)];
   const cards = find(".quiz-card"), squares = find(".quiz-map a");
-  const [back, next, reset, end] = [".back", ".next", ".reset", ".quiz-end"].map((s) => root.querySelector(s));
+  const [back, next, reset, end] = [".back", ".next", ".reset", ".quiz-end"].map((s) => find(s)[0]);
   let current = null;
 
   // ------------------------------------------------------------ what is known of each question
