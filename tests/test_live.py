@@ -9,12 +9,12 @@ import sys
 import tarfile
 from pathlib import Path
 
-import build_site
 import detector
 import live
 import nbformat
 import playwright
 import pytest
+import slim
 from nbdev_cells import tomllib
 from test_ext import book, code, picture, text
 
@@ -65,8 +65,8 @@ def test_scripts_are_small_and_typed(root):
         assert len(source.encode()) < 15_000, name
         assert "@param" in source, name
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source), f"{name} speaks of another host"
-    served = sum(len(build_site.bare((root / "nbs/assets" / name).read_text("utf-8")).encode()) for name in ASSETS)
-    assert served < 60_000, f"{served} bytes reach a reader who opens every live part"
+    served = sum(len(slim.small((root / "nbs/assets" / name).read_text("utf-8"), "js").encode()) for name in ASSETS)
+    assert 30_000 < served < 60_000, f"{served} bytes reach a reader who opens every live part"
 
 
 def types(root, folder):
@@ -98,27 +98,6 @@ CHAPTERS = {
     "10_inference": "detector",
     "why_detr": "nms",
 }
-
-
-def test_a_bare_script_is_the_script(root):
-    code = """// What it does.
-(() => {
-  /** A number. @type {number} */ let n = 1;             // to begin with
-  /** More of it,
-   * in two lines. @param {number} by */
-  const more = (by) => `${n + by} in all${by > 1 ? ` (${by} more)` : ""}: http://a`;
-  return /** @type {any} */ (more)(2);
-})();
-"""
-    assert build_site.bare(code) == """(() => {
-let n = 1;
-const more = (by) => `${n + by} in all${by > 1 ? ` (${by} more)` : ""}: http://a`;
-return (more)(2);
-})();
-"""
-    for file in (root / "nbs/assets").glob("*.js"):  # nothing but notes and blanks is gone
-        words = re.sub(r"\s|/\*\*.*?\*/", "", re.sub(r"(?m)^\s*//.*|\s// .*", "", file.read_text("utf-8")), flags=re.S)
-        assert re.sub(r"\s", "", build_site.bare(file.read_text("utf-8"))) == words, file.name
 
 
 @pytest.mark.parametrize("chapter, name", CHAPTERS.items())

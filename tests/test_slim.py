@@ -37,6 +37,9 @@ def site(tmp_path):
     (static / "styles/theme.css").write_text('@import "../basic.css";\n.made { color: green }')
     (static / "more.css").write_text(".used { width: 1em }")
     (static / "book.css").write_text(".gone { color: blue }")
+    (tmp_path / "assets").mkdir()
+    for name in ("book.css", "live.css"):
+        (tmp_path / "assets" / name).touch()
     (static / "documentation_options.js").write_text("const O = {};\n")
     (static / "doctools.js").write_text('x.classList.add("made")')
     for name, extra in (("a", '<link rel="stylesheet" href="_static/live.css" />\n'), ("b", "")):
@@ -53,13 +56,14 @@ def site(tmp_path):
 
 def test_one_sheet_and_no_script_before_the_text(tmp_path):
     html = site(tmp_path)
-    slim.slim(html, {"book.css", "live.css"})
+    slim.slim(html, html / "assets")
     texts = [(html / f"{n}.html").read_text() for n in "ab"]
     one = slim.SHEET.search(texts[0])[2]
     assert [m[2] for m in slim.SHEET.finditer(texts[0])] == [one, "live.css", "book.css"]
     assert [m[2] for m in slim.SHEET.finditer(texts[1])] == [one, "book.css"]
     css = (html / "_static" / one).read_text()
-    assert css.splitlines() == [".used{background: url(../pictures/a.png)}", ".made{color: green}", ".used{width: 1em}"]
+    assert css == ".used{background:url(../pictures/a.png)}.made{color:green}.used{width:1em}"
+    assert (html / "_static/book.css").read_text() == ".gone{color:blue}"
     assert (html / "_static/book.css").exists() and not (html / "_static/more.css").exists()
     assert '<script>const O = {};</script>\n    <script>O.name = "a";</script>' in texts[0]
     assert texts[0].count("<script defer") == 2 and texts[0].count("src=") == 2

@@ -77,14 +77,6 @@ def hanging(code: str) -> str:
     return "\n".join(lines)
 
 
-def bare(script: str) -> str:
-    "A script without its comments and indents. (Minifiers that are no parsers break what stands in a template's braces.)"
-    note = r"/\*\*(?:(?!\*/).)*\*/"
-    script = re.sub(rf"^[ \t]*{note}[ \t]*\n|{note} ", "", script, flags=re.S | re.M)
-    script = re.sub(r"^[ \t]*//.*\n|[ \t]+// .*$", "", script, flags=re.M)
-    return re.sub(r"^[ \t]+", "", script, flags=re.M)
-
-
 def replaced(text: str, by: dict[str, str]) -> str:
     for old, new in by.items():
         text = text.replace(old, new)
@@ -114,7 +106,7 @@ def lighten(html: Path) -> None:
 
     - Less to load, for the same look: the theme's icons come as a font and once more as a script of 1.5 MB, for which every
       page would wait; Sphinx wraps each word, bracket and blank of a signature in elements that no style refers to (more
-      than half of the API's page); our scripts need no comments and indents.
+      than half of the API's page).
     - No line of code runs over the edge; each figure can be taken, and has its room before it is loaded.
     - A screen reader is told what it is: regions, names, lists (Sphinx' long signatures are lists without terms)."""
     for page in html.rglob("*.html"):
@@ -126,9 +118,6 @@ def lighten(html: Path) -> None:
         page.write_text(replaced(text, SPOKEN), "utf-8")
     for file in html.glob("_static/scripts/fontawesome.js*"):
         file.unlink()
-    for file in (ROOT / "nbs" / "assets").glob("*.js"):
-        if (served := html / "_static" / file.name).exists():
-            served.write_text(bare(file.read_text("utf-8")), "utf-8")
 
 
 def build(root: Path = ROOT, say=print) -> int:
@@ -150,7 +139,7 @@ def build(root: Path = ROOT, say=print) -> int:
         if model:
             (html / "_static" / "ort").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model, html / "_static" / "ort" / detector.NAME)
-        slim.slim(html, {sheet.name for sheet in (root / "nbs" / "assets").glob("*.css")})
+        slim.slim(html, root / "nbs" / "assets")
         if front:
             (html / "index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")
             (html / "llms.txt").write_text(llms.llms(root), "utf-8")

@@ -1,5 +1,5 @@
 """What a page loads, and no more: the theme's style sheets as one, with the rules that some page uses; the icons that some page
-shows; no script before the text.
+shows; our own scripts and style sheets as small as a minifier makes them; no script before the text.
 
 The theme brings 550 kB of style sheets in eleven files, which a browser must have before it shows a word, most of it for what
 this book has not (carousels, two thousand icons), and fonts of 300 kB for two dozen icons.
@@ -12,6 +12,7 @@ import re
 from os.path import relpath
 from pathlib import Path
 
+import minify
 import tinycss2
 from fontTools import subset
 from fontTools.ttLib import TTFont
@@ -82,8 +83,8 @@ def whole(file: Path, at: Path) -> str:
     return IMPORT.sub(lambda m: whole(file.parent / m[1], at), text)
 
 
-def join(html: Path, ours: set[str]) -> None:
-    "The style sheets that all pages have become one, pruned; `ours` stay as they are, behind it."
+def join(html: Path, ours: set[str]) -> Path:
+    "The style sheets that all pages have become one, pruned, whose place is returned; `ours` stay as they are, behind it."
     static, texts = html / "_static", {page: page.read_text("utf-8") for page in pages(html)}
     sheets = {page: found for page, text in texts.items() if (found := [*SHEET.finditer(text)])}
     common = set.intersection(*({m[2] for m in found} for found in sheets.values())) - ours
@@ -100,6 +101,7 @@ def join(html: Path, ours: set[str]) -> None:
     for file in files:
         (static / file).unlink()
     (static / one).write_text(css, "utf-8")
+    return static / one
 
 
 def pick_icons(static: Path) -> None:
@@ -117,11 +119,19 @@ def pick_icons(static: Path) -> None:
         font.save(file)
 
 
-def slim(html: Path, ours: set[str]) -> None:
-    "All of the above, for a built site; `ours` are the style sheets that the book itself brings."
+def small(source: str, kind: str) -> str:
+    "A script (js) or a style sheet (css) that does the same in fewer bytes."
+    return minify.string({"js": "application/javascript", "css": "text/css"}[kind], source)
+
+
+def slim(html: Path, assets: Path) -> None:
+    "All of the above, for a built site; `assets` holds what the book itself brings."
     options = (html / "_static" / "documentation_options.js").read_text("utf-8").strip()  # a script without a file wants it
     for page in pages(html):
         text = OPTIONS.sub(lambda m: f"<script>{options}</script>", page.read_text("utf-8"))
         page.write_text(SCRIPT.sub('<script defer="defer"', text), "utf-8")
-    join(html, ours)
+    sheet = join(html, {file.name for file in assets.glob("*.css")})
     pick_icons(html / "_static")
+    for file in (sheet, *(html / "_static" / file.name for kind in ("js", "css") for file in assets.glob(f"*.{kind}"))):
+        if file.exists():  # a small book loads few of them
+            file.write_text(small(file.read_text("utf-8"), file.suffix[1:]), "utf-8")
