@@ -6,11 +6,14 @@ import re
 import subprocess
 import sys
 import textwrap
+from typing import NamedTuple
 
 import build_site
 import nbdev_cells as ext
 import nbformat
 import pytest
+
+from detr_lit.detr import DETR
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAMAAAABCAYAAAAb4BS0AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # 3 dots wide
 MODULE = '''\
@@ -252,6 +255,8 @@ def test_examples_of_docstrings_can_be_copied():
     lines = ["Draw.", "", "Example: detr-lit detect 'a/*.jpg' --json"]
     ext.plain_docstring(None, "function", "f", None, {}, lines)
     assert "Example: ``detr-lit detect 'a/*.jpg' --json``" in lines
+    ext.plain_docstring(None, "function", "f", None, {}, lines := ["Needs it: pip install 'detr_lit[parity]'."])
+    assert lines[0] == "Needs it: ``pip install 'detr_lit[parity]'``."
 
 
 def test_first_uses_lead_to_the_glossary(built):
@@ -288,6 +293,16 @@ def test_no_object_of_this_run_stands_in_a_signature(wide, short):
     assert ext.plain_signature(None, "function", "f", None, None, wide, "int") == (short, "int")
     assert ext.plain_signature(None, "class", "A", None, None, "(x: dict = <factory>)", None) == ("(x: dict = ...)", None)
     assert ext.plain_signature(None, "attribute", "a", None, None, None, None) == (None, None)
+    said = ext.plain_signature(None, "class", "DETR", DETR, None, "(*args, **kwargs)", None)[0]
+    assert said.startswith("(num_classes: int = 3, num_queries: int = 100,") and "**" not in said
+
+
+def test_a_field_without_words_has_no_entry():
+    class Pair(NamedTuple):
+        first: int
+
+    assert ext.no_field(None, "class", "first", Pair.first, False, None) is True
+    assert ext.no_field(None, "class", "forward", DETR.forward, False, None) is None
 
 
 def test_lighter_pages_read_the_same(tmp_path):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import html
 import importlib.util
+import inspect
 import json
 import re
 import struct
@@ -34,6 +35,7 @@ from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.inspect import stringify_signature
 from sphinx.util.osutil import relative_uri
 
 try:
@@ -416,6 +418,7 @@ def plain_docstring(app, what, name, obj, options, lines):
     out, previous = [], None
     for line in lines:
         text, indent = re.sub(r"^(Example: )(.+)", r"\1`\2`", line.strip()), len(line) - len(line.lstrip())
+        text = re.sub(r"pip install '[^']+'", r"`\g<0>`", text)
         if re.match(r"[-*] ", text):
             text, bullet = text[2:], True
         else:
@@ -441,9 +444,16 @@ def plain_docstring(app, what, name, obj, options, lines):
 
 def plain_signature(app, what, name, obj, options, args, returns):
     "`Annotated[Path, <typer.models.OptionInfo object at 0x7f...>]` is a `Path`: the help says the rest."
+    if what == "class" and args == "(*args, **kwargs)":  # a class that others build on hides what it is made with
+        args = stringify_signature(inspect.signature(obj))
     while args and args != (shorter := ANNOTATED.sub(r"\1", args)):
         args = shorter
     return args and args.replace("<factory>", "..."), returns  # a dataclass' default that is made anew; no Python as it stands
+
+
+def no_field(app, what, name, obj, skip, options):
+    "A named tuple's fields have no words of their own: the class's say what they are."
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def outside_names(app, env, node, contnode):
@@ -495,7 +505,7 @@ def seconds(s: float) -> str:
 
 
 def memory(mb: float) -> str:
-    return f"{round(mb / 10) * 10} MB" if mb < 1000 else f"{mb / 1000:.1f} GB"
+    return f"{round(mb / 10) * 10} MB" if mb < 995 else f"{mb / 1000:.1f} GB"
 
 
 def facts(env) -> dict:
@@ -609,6 +619,7 @@ def setup(app):
     app.connect("source-read", write_api)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("autodoc-process-signature", plain_signature)
+    app.connect("autodoc-skip-member", no_field)
     app.connect("doctree-read", source_links)
     app.connect("missing-reference", outside_names)
     app.connect("html-collect-pages", source_pages)
