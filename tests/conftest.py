@@ -50,6 +50,7 @@ FILES = {
     "test_site_page": "site",
     "test_site_quiz": "site",
     "test_site_training": "site",
+    "test_site_trees": "site",
 }
 
 

@@ -18,8 +18,8 @@ import slim
 from nbdev_cells import tomllib
 from test_ext import book, code, picture, text
 
-NAMES = ("matching", "position", "training", "detector", "nms")
-ASSETS = ["live.js", *(f"{name}{part}.js" for name in NAMES for part in ("", "_page"))]
+NAMES = ("matching", "position", "training", "detector", "nms", "trees")
+ASSETS = ["live.js", "detect.js", *(f"{name}{part}.js" for name in NAMES for part in ("", "_page"))]
 DATA = dict(live="matching", presets=[dict(key="one", name="One </script>")], classes=["nothing", "ellipse"])
 
 
@@ -49,7 +49,7 @@ def test_the_page_holds_its_data_and_its_scripts(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position, training, detector, nms"),
+        (dict(directive="{live} matchmaking"), "'matchmaking' is none of matching, position, training, detector, nms, trees"),
         (dict(data=dict(calls=[])), "no cell of 01_one.ipynb has recorded live"),
         (dict(directive="{live} position"), "01_one.ipynb has recorded the data of matching"),
     ],
@@ -97,6 +97,7 @@ CHAPTERS = {
     "09_train": "training",
     "10_inference": "detector",
     "why_detr": "nms",
+    "16_real_images": "trees",
 }
 
 
@@ -111,7 +112,7 @@ def test_a_chapter_asks_draws_and_then_answers(root, chapter, name):
     assert live.PARTS.keys() == {*CHAPTERS.values()}
 
 
-# ---------------------------------------------------------------- what the live detector loads
+# ---------------------------------------------------------------- what the live detectors load
 def vendored(folder):
     "A folder with files of others: what its VERSION.toml says, and the names of the files, whose sums it must say."
     about = tomllib.loads((folder / "VERSION.toml").read_text("utf-8"))
@@ -142,22 +143,24 @@ def test_the_runtime_is_what_npm_holds(root):
 def test_a_model_is_made_once_and_again_when_what_it_is_made_of_changes(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(detector.subprocess, "run", lambda c, **_: made.append(c) or Path(c[-1]).write_bytes(b"x" * 3_000_000))
-    assert detector.model_file(tmp_path) is None and detector.download(tmp_path) == 0  # a tree without weights
-    weights = tmp_path / detector.WEIGHTS
-    weights.mkdir(parents=True)
-    (weights / "model.safetensors").write_bytes(b"1")
-    (weights / "config.json").write_text("{}")
-    first = detector.model_file(tmp_path)
-    assert detector.model_file(tmp_path) == first and len(made) == 1 and made[0][0] == sys.executable
-    assert detector.download(tmp_path) == 3
-    (weights / "README.md").write_text("a card changes nothing")
-    assert detector.model_file(tmp_path) == first
+    assert detector.model_file(tmp_path, "toy") is None and detector.download(tmp_path, "toy") == 0  # a tree without weights
+    for folder in detector.WEIGHTS.values():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.safetensors").write_bytes(b"1")
+        (tmp_path / folder / "config.json").write_text("{}")
+    first, other = (detector.model_file(tmp_path, name) for name in ("toy", "trees"))
+    assert detector.model_file(tmp_path, "toy") == first and [c[0] for c in made] == [sys.executable] * 2
+    assert [c[2] for c in made] == ["toy", "trees"] and first != other
+    assert detector.download(tmp_path, "toy") == 3  # one model, not both
+    (tmp_path / detector.WEIGHTS["toy"] / "README.md").write_text("a card changes nothing")
+    assert detector.model_file(tmp_path, "toy") == first
+    (tmp_path / "detr_lit").mkdir(exist_ok=True)
     for name in ("detr_lit/weights/toy/model.safetensors", "detr_lit/detr.py"):
         (tmp_path / name).write_text("x = 2")
-        second = detector.model_file(tmp_path)
-        assert second != first and not first.exists() and second.exists()
+        second = detector.model_file(tmp_path, "toy")
+        assert second != first and not first.exists() and second.exists() and other.exists()
         first = second
-    assert len(made) == 3
+    assert len(made) == 4 and detector.model_file(tmp_path, "trees") != other and not other.exists()  # the code is both's
 
 
 def test_a_bare_file_says_the_same_and_keeps_no_notes(tmp_path):

@@ -15,7 +15,7 @@ from detr_lit.position import PositionalEncoding2D
 pytestmark = pytest.mark.site
 base, browser, open_page = test_site.base, test_site.browser, test_site.open_page  # fixtures
 MATCHING, POSITION = "nbs/06_matcher.html", "nbs/02_position.html"
-PARTS = [MATCHING, POSITION, "nbs/09_train.html", "nbs/10_inference.html", "nbs/why_detr.html"]
+PARTS = [MATCHING, POSITION, "nbs/09_train.html", "nbs/10_inference.html", "nbs/why_detr.html", "nbs/16_real_images.html"]
 
 
 def too_pale(page):
@@ -420,7 +420,8 @@ def test_without_scripts_and_on_paper_a_picture_stands_there(open_page, path):
 
 def test_the_scripts_go_to_their_pages_alone(site):
     pages = {p.name: p.read_text("utf-8") for p in (site / "nbs").glob("*.html")}
-    own = {"position_page.js": "02", "matching.js": "06", "training.js": "09", "detector.js": "10 in", "nms.js": "wh"}
+    own = {"position_page.js": "02", "matching.js": "06", "training.js": "09", "detector.js": "10 in", "nms.js": "wh",
+           "trees.js": "16"}  # fmt: skip
     all_parts = " ".join(own.values())
-    for name, wanted in {**own, "live.js": all_parts, "live.css": all_parts}.items():
+    for name, wanted in {**own, "detect.js": "10 in 16", "live.js": all_parts, "live.css": all_parts}.items():
         assert {n[:2] for n, t in pages.items() if f"/{name}" in t} == {*wanted.split()}

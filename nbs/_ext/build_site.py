@@ -128,7 +128,8 @@ def build(root: Path = ROOT, say=print) -> int:
     new = root / "_build" / "site"
     html = new / "_build" / "html"
     shutil.rmtree(new, ignore_errors=True)
-    model = detector.model_file(root)  # before the pages, which say how much there is to load
+    # before the pages, which say how much there is to load
+    models = {name: file for name in detector.WEIGHTS if (file := detector.model_file(root, name))}
     front = re.search(r"^root:\s*(\S+)", (root / "_toc.yml").read_text("utf-8"), re.M)
     status = jupyter_book(root, new, [], say)
     if front and not status:
@@ -136,9 +137,9 @@ def build(root: Path = ROOT, say=print) -> int:
     if not status:
         lighten(html)
         workbook.write(root, html / "workbook")
-        if model:
+        for name, file in models.items():
             (html / "_static" / "ort").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model, html / "_static" / "ort" / detector.NAME)
+            shutil.copyfile(file, html / "_static" / "ort" / f"{name}.onnx")
         slim.slim(html, root / "nbs" / "assets")
         if front:
             (html / "index.html").write_text(FRONT.format(page=f"{front[1]}.html"), "utf-8")

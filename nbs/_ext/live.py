@@ -1,9 +1,10 @@
 """Parts of a chapter that answer at once: ```{live} matching``` in 06, `position` in 02, `training` in 09, `detector` in 10,
-`nms` in why_detr.
+`nms` in why_detr, `trees` in 16.
 
 The HTML stands here, its data in the output of a cell of the chapter: a JSON object `{"live": "matching", ...}`. A
 picture of the same cell, with the class `live-still`, stands there for print and for browsers without scripts.
-`nbs/assets/NAME.js` holds the mathematics and the state, which the address keeps; `NAME_page.js` does the rest.
+`nbs/assets/NAME.js` holds the mathematics and the state, which the address keeps; `NAME_page.js` does the rest. Two of them run
+a model in the page (`detector.py`); what these share is in `detect.js`.
 """
 
 from __future__ import annotations
@@ -118,6 +119,14 @@ ASKS = '<g class="live-asks"{more}><path d="M-8 0h5M3 0h5M0-8v5M0 3v5M-3 0a3 3 0
 TILE = '<button type="button" class="live-tile" {attributes} disabled><canvas width="64" height="64"></canvas>{inside}</button>'
 
 
+def wait(text: str, data: dict) -> str:
+    "What stands in a model's place until it is loaded; it says how much there is to load."
+    size = data["download"]
+    return f"""<div class="live-wait"><p class="live-wait-text">{text}</p>
+<button type="button" class="live-go">Load the model, {size:.1f} MB</button>
+<progress max="{size:.3f}" value="0" aria-label="Loading the model" hidden></progress></div>"""
+
+
 def detector(data: dict) -> str:
     buttons = presets({p["key"]: p["name"] for p in data["presets"]})
     kinds = "".join(f'<option value="{i}">{c}</option>' for i, c in enumerate(data["classes"]))
@@ -139,7 +148,6 @@ def detector(data: dict) -> str:
         TILE.format(attributes=f'data-query="{q}"', inside=f"{plain}<span><b>{q}</b> <span>–</span></span>")
         for q in range(data["queries"])
     )
-    size = data["download"]
     shows = choice("show", "Show", {"query": "a query’s view", "cell": "an encoder cell’s view"})
     return f"""{buttons}<p class="live-hint"></p>
 <div class="live-panes"><div class="live-left">
@@ -158,9 +166,7 @@ resize it. Click on empty ground: a cell asks. Keys: arrows move, with Shift the
 <div class="live-right">{shows}
 <div class="live-look"><canvas width="256" height="256" role="img" aria-label="What was read, over the picture"
 aria-describedby="live-read"></canvas>{look}
-<div class="live-wait"><p class="live-wait-text">The model of this book runs in your browser. What you draw stays here.</p>
-<button type="button" class="live-go">Load the model, {size:.1f} MB</button>
-<progress max="{size:.3f}" value="0" aria-label="Loading the model" hidden></progress></div></div>
+{wait("The model of this book runs in your browser. What you draw stays here.", data)}</div>
 <p class="live-caption" id="live-read"><b class="live-asked"></b> <span class="live-most"></span></p>
 <div class="live-heads" role="group" aria-label="Layers and heads">{columns}{heads}</div></div></div>
 <p class="live-title live-all"><b>All {data["queries"]} queries</b> <span>last layer, mean of the heads</span></p>
@@ -230,7 +236,34 @@ def nms(data: dict) -> str:
 <p class="live-help live-legend">{key}<span>{classes}</span></p>"""
 
 
-PARTS = {"matching": matching, "position": position, "training": training, "detector": detector, "nms": nms}
+KINDS = {"hit": "finds a tree that people drew", "again": "a second box, or no tree of theirs",
+         "missed": "a tree of theirs, not found"}  # fmt: skip
+STAYS = "The model of this chapter runs in your browser. Your photograph stays here."
+
+
+def trees(data: dict) -> str:
+    key = "".join(f'<span><i data-kind="{k}"></i> {v}</span> ' for k, v in KINDS.items())
+    sliders = slider("side", "window’s side", 104, 416, 8) + slider("score", "score, at least", 0.05, 0.95, 0.05)
+    return f"""<div class="live-presets">
+<button type="button" data-preset="sample" aria-pressed="true">The book’s photograph</button>
+<label class="live-file"><input type="file" accept="image/*">A photograph of your own</label></div><p class="live-hint"></p>
+<div class="live-air"><div><p class="live-title"><b>The photograph</b></p>
+<div class="live-photo"><canvas width="{data["width"]}" height="{data["height"]}"></canvas>
+<svg viewBox="0 0 {data["width"]} {data["height"]}" role="group" aria-label="The photograph, its window, and the boxes">
+<g></g><g tabindex="0" role="button" aria-describedby="live-keys"><rect class="live-hit"/><rect class="live-edge"/></g>
+</svg></div></div>
+<div><p class="live-title"><b>What the model sees</b><span class="live-time" aria-hidden="true"></span></p>
+<div class="live-look"><canvas width="160" height="160" role="img" aria-label="What the model sees"></canvas>
+<svg viewBox="0 0 160 160" aria-hidden="true"><g></g></svg>{wait(STAYS, data)}</div></div></div>
+<p class="live-said" role="status"></p>
+<div class="live-sliders">{sliders}</div>
+<p class="live-help live-legend">{key}</p>
+<p class="live-help" id="live-keys">Drag the window, or click where it shall be. Arrow keys move it by eight
+pixels, with Shift by one. Whatever its side, the model sees 160 × 160 pixels.</p>"""
+
+
+PARTS = {"matching": matching, "position": position, "training": training, "detector": detector, "nms": nms, "trees": trees}
+MODELS = {"detector": "toy", "trees": "trees"}  # which model a part loads
 
 
 def live_html(name: str, data: dict) -> str:
@@ -255,7 +288,9 @@ class Live(SphinxDirective):
             if data["live"] != name:
                 raise ValueError(f"{notebook.name} has recorded the data of {data['live']}")
             if name == "detector":
-                data["glow"], data["download"] = GLOW, model.download(Path(self.env.srcdir).parents[1])
+                data["glow"] = GLOW
+            if name in MODELS:
+                data["download"] = model.download(Path(self.env.srcdir).parents[1], MODELS[name])
             return [nodes.raw("", live_html(name, data), format="html")]
         except ValueError as e:
             logger.warning("live part: %s", e, location=self.get_location(), type="book", subtype="live")
@@ -268,6 +303,6 @@ def setup(app):
     for name in PARTS:
         mark = f'data-live="{name}"'
         app.connect("html-page-context", assets_where(mark, "live.css", "live.js"))
-        for script in (f"{name}.js", f"{name}_page.js"):
+        for script in (*["detect.js"][: name in MODELS], f"{name}.js", f"{name}_page.js"):
             app.connect("html-page-context", assets_where(mark, "live.css", script))
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

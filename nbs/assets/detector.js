@@ -1,10 +1,9 @@
 // The toy detector, without the page: pixels as detr_lit.data paints them, what the model says, a state in one line.
 const detrDetector = (() => {
-  const { clamp } = detrLive;
+  const { clamp } = detrLive, { claims, iou } = detrDetect;
   /** @typedef {number[]} Shape  kind, x, y, w, h in pixels, colour */
   /** @typedef {{threshold: number, show: string, query: number, cell: number, layer: number, head: number, shapes: Shape[]}} State  threshold in percent; head 0: the mean of all */
   /** @typedef {{[name: string]: Float32Array}} Seen  logits, boxes, decoder, encoder */
-  /** @typedef {{query: number, probs: number[], says: number, label: number, score: number, box: number[]}} Answer  box: corners, as shares */
   const CLASSES = ["rectangle", "ellipse", "triangle"], SIZE = 128, CELLS = 8, QUERIES = 16, LAYERS = 3, HEADS = 4;
   const SMALLEST = 8, MOST = 24, SHOWS = ["query", "cell"];
 
@@ -44,60 +43,20 @@ const detrDetector = (() => {
     }
   }
 
-  /** A file; got hears of each piece. @param {URL} url @param {(n: number) => void} got */
-  async function bytes(url, got) {
-    const answer = await fetch(url), parts = [];
-    if (!answer.ok) throw new Error(`${answer.status} for ${url.pathname}`);
-    const reader = answer.body.getReader();
-    for (let piece = await reader.read(); !piece.done; piece = await reader.read()) { parts.push(piece.value); got(piece.value.length); }
-    return new Uint8Array(await new Blob(parts).arrayBuffer());
-  }
-
-  /** Runtime and model, from a folder -> pixels to what the model says. @param {string} folder @param {(n: number) => void} got @returns {Promise<(pixels: Float32Array) => Promise<Seen>>} */
+  /** Runtime and model, from a folder -> pixels to what the model says. @param {string} folder @param {(n: number) => void} got */
   async function load(folder, got) {
-    const [ort, wasm, model] = await Promise.all([import(new URL("ort.wasm.bundle.min.mjs", folder).href), ...["ort-wasm-simd-threaded.wasm", "toy.onnx"].map((f) => bytes(new URL(f, folder), got))]);
-    ort.env.wasm.numThreads = 1;
-    ort.env.wasm.wasmBinary = wasm;
-    const session = await ort.InferenceSession.create(model);
-    const mask = new ort.Tensor("bool", new Uint8Array(SIZE * SIZE), [1, SIZE, SIZE]);      // no padding
-    return async (pixels) => {
-      const out = await session.run({ images: new ort.Tensor("float32", pixels, [1, 3, SIZE, SIZE]), mask });
-      return { logits: out.pred_logits.data, boxes: out.pred_boxes.data, decoder: out.decoder_attention.data, encoder: out.encoder_attention.data };
+    const look = await detrDetect.load(folder, "toy.onnx", SIZE, got);
+    return async (/** @type {Float32Array} */ pixels) => {
+      const out = await look(pixels);
+      return { logits: out.pred_logits, boxes: out.pred_boxes, decoder: out.decoder_attention, encoder: out.encoder_attention };
     };
   }
 
-  /** One answer for each query. @param {Seen} seen @returns {Answer[]} */
-  function answers(seen) {
-    return Array.from({ length: QUERIES }, (_, query) => {
-      const [powers, [cx, cy, w, h]] = [seen.logits, seen.boxes].map((t) => [...t.subarray(4 * query, 4 * query + 4)]).map((t, i) => (i ? t : t.map(Math.exp)));
-      const sum = powers.reduce((a, b) => a + b), probs = powers.map((p) => p / sum), score = Math.max(...probs.slice(1));
-      return { query, probs, score, says: probs.indexOf(Math.max(...probs)), label: probs.indexOf(score, 1), box: [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] };
-    });
-  }
+  /** One answer for each query. @param {Seen} seen */
+  const answers = (seen) => detrDetect.answers(seen.logits, seen.boxes);
 
-  /** As `claims` in Python. @param {Answer[]} all @param {number} threshold */
-  const claims = (all, threshold) => all.filter((a) => a.says > 0 && a.score >= threshold);
-
-  /** IoU of two boxes of corners. @param {number[]} a @param {number[]} b */
-  function iou(a, b) {
-    const area = (c) => Math.max(0, c[2] - c[0]) * Math.max(0, c[3] - c[1]), both = area([Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])]);
-    return both / (area(a) + area(b) - both);
-  }
-
-  /** For each shape the query that found it (its class, IoU of a half or more, the surest first), or -1. @param {Answer[]} kept @param {Shape[]} shapes @param {(number[] | null)[]} visible */
-  function finders(kept, shapes, visible) {
-    const found = shapes.map(() => -1);
-    for (const a of [...kept].sort((p, q) => q.score - p.score)) {
-      let best = -1, most = 0.5;
-      shapes.forEach(([kind], n) => {
-        if (found[n] >= 0 || !visible[n] || kind !== a.label - 1) return;
-        const share = iou(a.box, visible[n].map((v) => v / SIZE));
-        if (share >= most) { best = n; most = share; }
-      });
-      if (best >= 0) found[best] = a.query;
-    }
-    return found;
-  }
+  /** For each shape the query that found it, or -1. @param {ReturnType<typeof answers>} kept @param {Shape[]} shapes @param {(number[] | null)[]} visible */
+  const finders = (kept, shapes, visible) => detrDetect.finders(kept, shapes.map(([kind], n) => visible[n] && { label: kind + 1, box: visible[n].map((v) => v / SIZE) }));
 
   /** What a query, or a cell in the encoder, reads of each cell. @param {Seen} seen @param {Pick<State, "show" | "query" | "cell" | "layer" | "head">} state */
   function shares(seen, { show, query, cell, layer, head }) {

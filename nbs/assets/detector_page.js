@@ -10,14 +10,14 @@
   const glow = (v) => { const j = Math.min(Math.floor(8 * v), 7), [a, b] = data.glow.slice(j); return a.map((c, n) => c + (8 * v - j) * (b[n] - c)); };
 
   const $ = (s) => root.querySelector(s), $$ = (s) => [...root.querySelectorAll(s)];
-  const [scene, status, add, remove, kind, threshold, go, bar, wait, picture, big] = [".live-picture svg", "[role=status]", ".live-add", ".live-remove",
-    "[name=kind]", "[name=threshold]", ".live-go", "progress", ".live-wait", ".live-picture canvas", ".live-look canvas"].map($);
+  const [scene, status, add, remove, kind, threshold, picture, big] = [".live-picture svg", "[role=status]", ".live-add", ".live-remove",
+    "[name=kind]", "[name=threshold]", ".live-picture canvas", ".live-look canvas"].map($);
   const presets = $$("[data-preset]"), colours = $$("[name=colour]"), shows = $$("[name=show]"), heads = $$("[data-head]"), queries = $$("[data-query]");
   const keep = keeper("detector"), say = calm((text) => { status.textContent = text; }, 200);
   const [grey, heat] = [SIZE, CELLS].map((n) => Object.assign(document.createElement("canvas"), { width: n, height: n }));
   const [shapesLayer, boxesLayer, asks] = scene.children, [framed, mark] = $(".live-look svg").children;
 
-  let state, chosen = -1, following = false, groups = [], painted, look, seen, all = [], kept = [], running = false, again = false, frames = 0;
+  let state, chosen = -1, following = false, groups = [], painted, seen, all = [], kept = [];
   const start = (p) => ({ threshold: 70, show: "query", query: p.query, cell: p.cell, layer: LAYERS - 1, head: 0, shapes: p.shapes.map((s) => [...s]) });
   const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   const name = (a) => CLASSES[a.label - 1], said = (a) => (kept.includes(a) ? `${name(a)} ${a.score.toFixed(2)}` : "no object");
@@ -124,33 +124,18 @@
     threshold.value = state.threshold / 100;
     threshold.nextElementSibling.textContent = (state.threshold / 100).toFixed(2);
     for (const s of shows) s.checked = s.value === state.show;
-    say(look ? verdict() : "The model is not loaded yet.");
+    say(model.loaded() ? verdict() : "The model is not loaded yet.");
     press(presets, at?.key ?? "");
     if (at) $(".live-hint").textContent = at.hint;
     keep(now === encode(start(PRESETS[0])) ? "" : now);
   }
 
-  /** After a change of shapes. What changes while the model runs is the next frame's. */
-  async function render() {
+  /** After a change of shapes. */
+  function render() {
     chosen = Math.min(chosen, state.shapes.length - 1);
     drawPicture();
-    if (!look) show();
-    again = true;
-    if (!look || running) return;
-    running = true;
-    try {
-      while (again) {
-        const t = performance.now();
-        again = false;
-        seen = await look(painted.pixels);
-        all = answers(seen);
-        show();
-        set(root, { "data-frames": ++frames });
-        $(".live-time").textContent = `${Math.round(performance.now() - t)} ms`;
-        await new Promise(requestAnimationFrame);
-      }
-    } catch (e) { fail(e); }
-    running = false;
+    if (!model.loaded()) show();
+    model.ask();
   }
 
   /** @param {number} x @param {number} y @param {number} side */
@@ -243,17 +228,11 @@
   for (const b of queries) on(b, "click", () => pick("query", +b.dataset.query));
   for (const b of presets) on(b, "click", () => open(start(PRESETS.find((p) => p.key === b.dataset.preset))));
 
-  function fail(e) {
-    $(".live-wait p").textContent = `The model could not be loaded: ${e.message}`;
-    [look, wait.hidden, bar.hidden, go.hidden] = [null, false, true, false];
-  }
-  on(go, "click", async () => {
-    [bar.value, go.hidden, bar.hidden] = [0, true, false];
-    try { look = await load(new URL("ort/", here).href, (n) => { bar.value += n / 1e6; }); } catch (e) { fail(e); return; }
-    wait.hidden = true;
-    await render();
-    if (document.activeElement === document.body) (groups[0] ?? add).focus(still);
-  });
+  const model = detrDetect.engine(root, (got) => load(new URL("ort/", here).href, got), async (look) => {
+    seen = await look(painted.pixels);
+    all = answers(seen);
+    show();
+  }, () => (groups[0] ?? add).focus(still));
 
   function open(s) { [state, chosen, following] = [s, s.shapes.length - 1, false]; build(); render(); }
   const fromAddress = () => open(decode(recall("detector"), COLOURS.length) ?? start(PRESETS[0]));
