@@ -243,7 +243,7 @@ STAYS = "The model of this chapter runs in your browser. Your photograph stays h
 
 def trees(data: dict) -> str:
     key = "".join(f'<span><i data-kind="{k}"></i> {v}</span> ' for k, v in KINDS.items())
-    sliders = slider("side", "window’s side", 104, 416, 8) + slider("score", "score, at least", 0.05, 0.95, 0.05)
+    sliders = slider("side", "window’s side", 104, 416, 8) + slider("score", "score, at least", 0.5, 0.95, 0.05)
     return f"""<div class="live-presets">
 <button type="button" data-preset="sample" aria-pressed="true">The book’s photograph</button>
 <label class="live-file"><input type="file" accept="image/*">A photograph of your own</label></div><p class="live-hint"></p>

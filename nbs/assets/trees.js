@@ -2,7 +2,7 @@
 const detrTrees = (() => {
   const { clamp } = detrLive;
   /** Corners in pixels of the photograph. @typedef {number[]} Box */
-  /** A square of the photograph, all in whole pixels; the score in hundredths. @typedef {{x: number, y: number, side: number, score: number}} State */
+  /** A square of the photograph, all in whole pixels; the score in hundredths, a half or more: with one class, a query that is less sure says "no object". @typedef {{x: number, y: number, side: number, score: number}} State */
   const SIZE = 160, LOW = 104, HIGH = 416, STEP = 8, MOST = 2000;         // what the model sees; a window's sides; a photograph's
 
   /** What each of SIZE pixels is made of, of `side` of them: the first one, and the weights of a triangle as wide as the step. @param {number} side */
@@ -58,7 +58,7 @@ const detrTrees = (() => {
     const parts = text.split("_"), [x, y, side, score] = parts.map(Number);
     if (parts.length !== 4 || !parts.every((t) => /^(0|[1-9]\d{0,3})$/.test(t))) return null;
     const fits = side >= LOW && side <= HIGH && side % STEP === 0 && x + side <= width && y + side <= height;
-    return fits && score >= 5 && score <= 95 && score % 5 === 0 ? { x, y, side, score } : null;
+    return fits && score >= 50 && score <= 95 && score % 5 === 0 ? { x, y, side, score } : null;
   }
 
   return { SIZE, LOW, HIGH, STEP, MOST, shrink, placed, shown, fit, encode, decode };

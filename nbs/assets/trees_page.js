@@ -124,6 +124,7 @@
     const [x, y] = at(e);
     held = [x - state.x, y - state.y];
   });
+  grab.addEventListener("touchstart", (e) => { if (state.side < photo.height) e.preventDefault(); }, { passive: false });   // Chromium forgets touch-action within an SVG
   on(grab, "pointermove", (e) => { if (held) { const [x, y] = at(e); go(x - held[0], y - held[1]); } });
   on(grab, "lostpointercapture", () => { held = null; });
   on(scene, "click", (e) => { if (e.target !== grab) { const [x, y] = at(e); go(x - state.side / 2, y - state.side / 2); } });
