@@ -137,8 +137,8 @@ def test_keyboard_alone(game, total):
     press("Enter")
     assert game.score() == [0, 1, total] and game.card.locator("dl").is_visible()
     press("Enter")  # the focus is on "Next one"
-    game.page.wait_for_function("location.hash != '#card-06_matcher-1'")
-    assert game.card.count() == 1 and game.card.get_attribute("id") != "card-06_matcher-1"
+    game.page.locator("#card-06_matcher-1").wait_for(state="hidden")
+    assert game.card.count() == 1 and game.page.evaluate("location.hash") == f"#{game.card.get_attribute('id')}"
 
 
 def test_a_missing_line_is_found_from_both_sides(game):

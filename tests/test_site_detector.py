@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import test_site
 import torch
-from test_site_live import nameless, sticking_out, too_pale
+from test_site_live import finger, nameless, sticking_out, too_pale
 from torchvision.ops import box_convert
 
 from detr_lit.data import ToyDetectionDataset, shape_mask, tight_box
@@ -476,20 +476,10 @@ def test_on_a_phone_by_touch(open_page, model, data, width):
         part.settled()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert sticking_out(page) == []
-    client = page.context.new_cdp_session(page)
-
-    def touch(kind, *point):
-        places = [dict(x=x, y=y) for x, y in [part.point(*point)]] if point else []
-        client.send("Input.dispatchTouchEvent", dict(type=kind, touchPoints=places))
-
     part.svg.scroll_into_view_if_needed()
-    at = page.evaluate("scrollY")
-    touch("touchStart", 64, 56)
-    for step in range(1, 7):
-        touch("touchMove", 64 - 4 * step, 56 + 5 * step)
-    touch("touchEnd")
+    moved = finger(page, *(part.point(64 - 4 * step, 56 + 5 * step) for step in range(7)))
     part.settled()
-    assert page.evaluate("scrollY") == at, "the page slid away under the finger"
+    assert moved == 0, "the page slid away under the finger"
     (_, x, y, w, h), *rest = part.shapes()
     assert not rest and (x, y) == pytest.approx((40, 86), abs=1.5) and (w, h) == (44, 40)
     part.equals(model, [[1, int(x - 22), int(y - 20), 44, 40, 0]], data)

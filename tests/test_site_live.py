@@ -30,6 +30,17 @@ def nameless(page):
         || e.closest("label")?.textContent.trim() || e.textContent.trim())).map(e => e.outerHTML)""")
 
 
+def finger(page, *stops):
+    "A finger goes from place to place on the screen -> by how much the page was moved."
+    client, before = page.context.new_cdp_session(page), page.evaluate("scrollY")
+    for kind, place in [("touchStart", stops[0]), *(("touchMove", s) for s in stops[1:]), ("touchEnd", None)]:
+        points = [dict(x=place[0], y=place[1])] if place else []
+        client.send("Input.dispatchTouchEvent", dict(type=kind, touchPoints=points))
+        page.wait_for_timeout(20)
+    page.wait_for_timeout(300)
+    return page.evaluate("scrollY") - before
+
+
 def sticking_out(page):
     "What a phone would not show of a live part: beyond its edge, or cut."
     return page.locator(".live-app").evaluate("""a => [...a.querySelectorAll("*")].filter(e => e.checkVisibility()
@@ -401,10 +412,14 @@ def test_on_a_phone(open_page, path):
         assert where.at() == (3, 5)
     else:
         play = Play(page)
-        touch = "e => [getComputedStyle(e).touchAction, getComputedStyle(e.querySelector('.live-hit')).touchAction]"
-        assert play.root.locator(".live-scene svg").first.evaluate(touch) == ["auto", "none"]  # beside them the page scrolls
         page.touchscreen.tap(*play.point(0.74, 0.40))
         assert play.root.locator(".live-who").inner_text() != "Query 1"
+        play.preset("Greedy goes wrong")
+        box = play.root.locator('[data-box="q0"]').first
+        before = box.get_attribute("aria-label")
+        assert finger(page, *(play.point(0.10, 0.06 + step / 50) for step in range(9))) == 0, "the page slid away"
+        assert box.get_attribute("aria-label") != before
+        assert abs(finger(page, *(play.point(0.95, 0.65 - step / 25) for step in range(9)))) > 30  # beside them the page moves
 
 
 @pytest.mark.parametrize("path", PARTS)

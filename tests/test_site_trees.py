@@ -10,7 +10,7 @@ import pytest
 import test_site
 import torch
 from PIL import Image, ImageDraw
-from test_site_live import nameless, sticking_out, too_pale
+from test_site_live import finger, nameless, sticking_out, too_pale
 from torchvision.transforms.v2 import functional as tvf
 
 from detr_lit.datasets import boxes_in
@@ -525,20 +525,10 @@ def test_on_a_phone_by_touch(open_page, model, data, folder, width):
     assert sticking_out(page) == []
     part.load()
     assert page.evaluate("document.documentElement.scrollWidth") <= width and sticking_out(page) == []
-    client = page.context.new_cdp_session(page)
-
-    def touch(kind, *point):
-        places = [dict(x=x, y=y) for x, y in [part.point(*point)]] if point else []
-        client.send("Input.dispatchTouchEvent", dict(type=kind, touchPoints=places))
-
     part.svg.scroll_into_view_if_needed()
-    at = page.evaluate("scrollY")
-    touch("touchStart", 200, 150)
-    for step in range(1, 7):
-        touch("touchMove", 200 + 15 * step, 150 + 12 * step)
-    touch("touchEnd")
+    moved = finger(page, *(part.point(200 + 15 * step, 150 + 12 * step) for step in range(7)))
     part.settled()
-    assert page.evaluate("scrollY") == at, "the page slid away under the finger"
+    assert moved == 0, "the page slid away under the finger"
     assert part.at() == pytest.approx([170, 136, 208], abs=3)
     part.equals(model, part.pixels(), data["boxes"])
     page.touchscreen.tap(*part.point(560, 40))

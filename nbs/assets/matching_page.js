@@ -188,6 +188,10 @@
       parts[0].made.find((m) => same(m, chosen)).g.focus({ preventScroll: true });
       render();
     });
+    scene.addEventListener("touchstart", (e) => {             // Chromium forgets touch-action within an SVG: the page would move
+      const [x, y] = at(e.touches[0]);
+      if (under(x, y, 10 / scene.getBoundingClientRect().width)) e.preventDefault();
+    }, { passive: false });
     scene.addEventListener("pointermove", (e) => {
       if (!held) return;
       const [x, y] = at(e), box = thing().box;
