@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import test_site
 import torch
-from test_site_live import finger, nameless, sticking_out, too_pale
+from test_site_live import Engine, finger, nameless, sticking_out, too_pale
 from torchvision.ops import box_convert
 
 from detr_lit.data import ToyDetectionDataset, shape_mask, tight_box
@@ -49,26 +49,10 @@ def random_shapes(r, n):
     return [[int(r.integers(3)), int(r.integers(129 - w)), int(r.integers(129 - h)), w, h, int(r.integers(8))] for w, h in sizes]
 
 
-class Part:
+class Part(Engine):
     def __init__(self, page):
-        self.page, self.root = page, page.locator('.live[data-live="detector"]')
+        super().__init__(page, "detector")
         self.svg = self.root.locator(".live-picture svg")
-
-    def load(self):
-        self.root.locator(".live-go").click()
-        self.root.locator(".live-wait").wait_for(state="hidden", timeout=60_000)
-        self.settled()
-        return self
-
-    def frames(self):
-        return int(self.root.get_attribute("data-frames") or 0)
-
-    def settled(self):
-        "Until no frame comes any more, and what is said has been said."
-        before = -1
-        while before != (now := self.frames()):
-            before = now
-            self.page.wait_for_timeout(350)
 
     def preset(self, name):
         self.root.locator("button", has_text=name).click()
@@ -85,9 +69,6 @@ class Part:
         read = """gs => gs.map(g => [g.querySelector("[data-tag]").dataset.tag, ...["x", "y", "width", "height"].map(
             n => +g.querySelector(".live-frame").getAttribute(n))])"""
         return {int(q): [x, y, x + w, y + h] for q, x, y, w, h in self.svg.locator(".live-box").evaluate_all(read)}
-
-    def said(self):
-        return self.root.locator("[role=status]").inner_text()
 
     def asked(self):
         return self.root.locator(".live-asked").inner_text()

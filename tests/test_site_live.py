@@ -18,6 +18,32 @@ MATCHING, POSITION = "nbs/06_matcher.html", "nbs/02_position.html"
 PARTS = [MATCHING, POSITION, "nbs/09_train.html", "nbs/10_inference.html", "nbs/why_detr.html", "nbs/16_real_images.html"]
 
 
+class Engine:
+    "A live part with a model that is loaded on demand."
+
+    def __init__(self, page, name):
+        self.page, self.root = page, page.locator(f'.live[data-live="{name}"]')
+
+    def load(self):
+        self.root.locator(".live-go").click()
+        self.root.locator(".live-wait").wait_for(state="hidden", timeout=60_000)
+        self.settled()
+        return self
+
+    def frames(self):
+        return int(self.root.get_attribute("data-frames") or 0)
+
+    def settled(self):
+        "Until no frame comes any more, and what is said has been said."
+        before = -1
+        while before != (now := self.frames()):
+            before = now
+            self.page.wait_for_timeout(350)
+
+    def said(self):
+        return self.root.locator("[role=status]").inner_text()
+
+
 def too_pale(page):
     "Words of a live part that can't be told from their ground."
     return page.evaluate(CONTRAST, ".live-app *:not(svg *, option)")
@@ -420,6 +446,16 @@ def test_on_a_phone(open_page, path):
         assert finger(page, *(play.point(0.10, 0.06 + step / 50) for step in range(9))) == 0, "the page slid away"
         assert box.get_attribute("aria-label") != before
         assert abs(finger(page, *(play.point(0.95, 0.65 - step / 25) for step in range(9)))) > 30  # beside them the page moves
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_a_thumb_meets_what_it_means(open_page, path):
+    "axe-core's rule on the size of targets and the room between them (WCAG 2.5.8), which it leaves out unless asked."
+    page = open_page(path, width=390, height=844, has_touch=True, is_mobile=True)
+    page.evaluate(test_site.AXE)
+    found = page.evaluate("""() => axe.run(".live", { runOnly: ["target-size"] }).then(r => [r.passes.length,
+        ...r.violations.flatMap(v => v.nodes.map(n => n.html))])""")
+    assert found == [1]
 
 
 @pytest.mark.parametrize("path", PARTS)

@@ -10,7 +10,7 @@ import pytest
 import test_site
 import torch
 from PIL import Image, ImageDraw
-from test_site_live import finger, nameless, sticking_out, too_pale
+from test_site_live import Engine, finger, nameless, sticking_out, too_pale
 from torchvision.transforms.v2 import functional as tvf
 
 from detr_lit.datasets import boxes_in
@@ -109,9 +109,9 @@ def test_a_state_survives_the_address_and_nonsense_does_not(maths):
 
 
 # ---------------------------------------------------------------- the page
-class Part:
+class Part(Engine):
     def __init__(self, page):
-        self.page, self.root = page, page.locator('.live[data-live="trees"]')
+        super().__init__(page, "trees")
         self.svg, self.window = self.root.locator(".live-photo svg"), self.root.locator(".live-photo g[tabindex]")
         self.opened()
 
@@ -119,22 +119,6 @@ class Part:
         "Until the photograph is drawn."
         self.page.wait_for_function("""width => document.querySelector(".live-photo .live-edge").getAttribute("width")
             && document.querySelector(".live-photo canvas").width === width""", arg=width)
-
-    def load(self):
-        self.root.locator(".live-go").click()
-        self.root.locator(".live-wait").wait_for(state="hidden", timeout=60_000)
-        self.settled()
-        return self
-
-    def frames(self):
-        return int(self.root.get_attribute("data-frames") or 0)
-
-    def settled(self):
-        "Until no frame comes any more, and what is said has been said."
-        before = -1
-        while before != (now := self.frames()):
-            before = now
-            self.page.wait_for_timeout(350)
 
     def state(self, text=""):
         search = f"'?trees={text}'" if text else "location.pathname"
@@ -162,9 +146,6 @@ class Part:
         for kind, x, y, w, h in self.root.locator(f"{layer} .live-box").evaluate_all(read):
             found.setdefault(kind, []).append([x, y, x + w, y + h])
         return found
-
-    def said(self):
-        return self.root.locator("[role=status]").inner_text()
 
     def pixels(self, canvas=".live-photo canvas"):
         "What a canvas holds, [3, H, W] in [0, 1]."

@@ -303,6 +303,7 @@ def setup(app):
     for name in PARTS:
         mark = f'data-live="{name}"'
         app.connect("html-page-context", assets_where(mark, "live.css", "live.js"))
-        for script in (*["detect.js"][: name in MODELS], f"{name}.js", f"{name}_page.js"):
+        shared = ["detect.js"] if name in MODELS else []
+        for script in (*shared, f"{name}.js", f"{name}_page.js"):
             app.connect("html-page-context", assets_where(mark, "live.css", script))
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
