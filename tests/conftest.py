@@ -34,6 +34,7 @@ FILES = {
     "test_concordance": "tools",
     "test_editions": "tools",
     "test_execute": "tools",
+    "test_formulas": "tools",
     "test_landing": "tools",
     "test_live": "tools",
     "test_mutants": "tools",

@@ -166,19 +166,6 @@ def test_what_only_a_browser_forgives_is_mended():
     assert 'viewBox="0 0 1 1"' in page and 'refX="1"' in page and page.startswith("<?xml")
 
 
-@pytest.mark.parametrize("tex, found", [
-    (r"\hat y_i", "msub mover mi mo mi"),
-    (r"\hat\sigma", "mover mi mo"),
-    (r"x \label{eq-x}", "mi"),
-    (r"\begin{aligned} x \\[1ex] y \end{aligned}", "mtable mtr mtd mi mtr mtd mi"),
-])  # fmt: skip
-def test_formulas_as_xml(tex, found):
-    from docutils import nodes
-
-    made = epub.mathml(nodes.math(tex, tex), False)
-    assert re.findall(r"<(m\w+)", made.partition(">")[2]) == found.split()
-
-
 # ---------------------------------------------------------------- about, notation
 def test_the_citation_is_bibtex_that_names_version_and_commit():
     entries = parse_string(about.bibtex(ROOT), "bibtex").entries

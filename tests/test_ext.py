@@ -188,7 +188,8 @@ def book(tmp_path, cells=ONE, module=MODULE, files={}, mutants=""):  # noqa: B00
     )
     (src / "conf.py").write_text(
         textwrap.dedent("""
-        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells", "broken", "quiz", "model_map", "live"]
+        extensions = ["myst_nb", "sphinx.ext.autodoc", "nbdev_cells", "broken", "quiz", "model_map", "live", "formulas"]
+        html_math_renderer = "mathml"
         nb_execution_mode = "off"
         nb_custom_formats = {".ipynb": ["nbdev_cells.read", {"package": "tiny"}]}
         book_package = "tiny"
@@ -308,9 +309,13 @@ def test_a_field_without_words_has_no_entry():
 def test_lighter_pages_read_the_same(tmp_path):
     sig = '<dt class="sig x"><span class="n">f<span class="p"><span class="pre">(</span></span></span>)</dt>'
     code = '<code><span class="pre">a</span></code>'
-    (tmp_path / "a.html").write_text(f'<script src="_static/scripts/fontawesome.js?v=1"></script>\n{sig}{code}')
+    cell = '<div class="highlight-ipython3 x"><div class="highlight"><pre>{}</pre></div></div>'
+    words = "".join(f'<span class="{c}">{x}</span>' for c, x in zip(("k", "w", "n", "p", "mi"), ("if", " ", "x", "[", "1")))
+    page = f'<script src="_static/scripts/fontawesome.js?v=1"></script>\n{sig}{code}{cell.format(words)}'
+    (tmp_path / "a.html").write_text(page)
     build_site.lighten(tmp_path)
-    assert (tmp_path / "a.html").read_text() == f'<dt class="sig x"><span class="n">f(</span>)</dt>{code}'
+    light = cell.format('<span class="k">if</span> x[<span class="mi">1</span>')
+    assert (tmp_path / "a.html").read_text() == f'<dt class="sig x"><span class="n">f(</span>)</dt>{code}{light}'
 
 
 def test_a_figure_without_alt_text_fails_the_build(tmp_path):
@@ -321,6 +326,11 @@ def test_a_figure_without_alt_text_fails_the_build(tmp_path):
 def test_an_unknown_fact_fails_the_build(tmp_path):
     status, warnings, _ = book(tmp_path, [text("# One\n\n{fact}`made-up`")])
     assert status and "no fact 'made-up'" in warnings
+
+
+def test_a_formula_that_is_none_fails_the_build(tmp_path):
+    status, warnings, _ = book(tmp_path, [text("# One\n\n{math}`\\fracc{1}{2}`")])
+    assert status and "no MathML" in warnings and r"\fracc at position 1" in warnings
 
 
 def test_a_cell_that_its_module_does_not_hold_fails_the_build(tmp_path):
@@ -340,7 +350,7 @@ def test_ledger_holds_the_box_with_its_links_mended(built):
     (box,) = re.findall(r'<div class="deviation admonition">(.*?)</div>', page, re.S)
     links = re.findall(r'href="([^"]+)"', box)
     assert links == ["01_one.html#deviation", "01_one.html#here", "api.html", "https://a.org/b"]
-    assert 'title="What it is (Table 1)">42.0 AP</abbr>' in box and r"\(1 + 1\)" in box and "mathjax" in page.lower()
+    assert 'title="What it is (Table 1)">42.0 AP</abbr>' in box and box.count("<math") == 1
     assert '<div class="deviation admonition" id="deviation">' in built["nbs/01_one.html"]
 
 

@@ -132,6 +132,13 @@ def test_the_compiler_is_what_npm_holds(root):
     assert files == {f"typescript-{about['version']}.tar.xz", "LICENSE", "LICENSE-3RD-PARTY.txt"}
 
 
+def test_what_sets_formulas_is_what_npm_holds(root):
+    about, files = vendored(root / "nbs/_ext/temml")
+    assert about["package"] == "temml" and files == {"temml.min.js", "LICENSE"}
+    _, files = vendored(root / "nbs/assets/temml")
+    assert files == {"Temml-STIX2.css", "STIXTwoMath.woff2", "LICENSE", "OFL.txt"}
+
+
 def test_the_runtime_is_what_npm_holds(root):
     folder = root / "nbs/assets/ort"
     about, files = vendored(folder)

@@ -118,7 +118,6 @@ def test_nothing_names_this_machine(root):
         f
         for f in files
         if (root / f).suffix in {".md", ".py", ".ipynb", ".toml", ".yml", ".ini", ".cff", ".json"}
-        and "mathjax" not in f
         and (root / f).exists()
         and any(w in (root / f).read_text("utf-8") for w in words)
     ]

@@ -92,7 +92,6 @@ def test_nothing_moves_while_a_page_arrives(browser, base, name, width):
         [e.value, ...e.sources.map(s => `${s.node?.nodeName}.${s.node?.className} ${s.node?.textContent.slice(0, 40)}`)]);
     }).observe({type: 'layout-shift', buffered: true});""")
     page.goto(f"{base}nbs/{name}.html")
-    page.evaluate("() => window.MathJax?.startup?.promise")
     page.wait_for_timeout(400)
     shifts = page.evaluate("shifts")
     page.close()
@@ -141,7 +140,7 @@ def test_each_icon_is_in_its_font(open_page, site, path):
     shown = opened_up(open_page, path).evaluate("""() => [...document.querySelectorAll("*")].flatMap(e =>
         ["::before", "::after"].map(p => { const s = getComputedStyle(e, p); return [s.fontFamily, s.fontWeight, s.content]; }))
         .filter(([family, , content]) => family.startsWith('"Font Awesome') && /[\ue000-\uf8ff]/.test(content))""")
-    fonts = {f.stem: TTFont(f).getBestCmap() for f in (site / "_static").rglob("webfonts/*.ttf")}
+    fonts = {f.stem: TTFont(f).getBestCmap() for f in (site / "_static").rglob("webfonts/*.woff2")}
     assert len(shown) >= 5 and len(fonts) == 3
     for family, weight, content in {tuple(x) for x in shown}:
         name = "fa-brands-400" if "Brands" in family else "fa-solid-900" if weight == "900" else "fa-regular-400"
@@ -154,6 +153,22 @@ def test_little_to_load_before_the_text(site):
         sheets = [Path(page.parent, m[1]) for m in slim.SHEET.finditer(text)]
         assert len(sheets) <= 4 and sum(s.stat().st_size for s in sheets) < 200_000, page.name
         assert not slim.SCRIPT.search(text), page.name
+
+
+def test_formulas_are_set_in_their_font(open_page, site):
+    "Whatever opens is opened; no sign is a substitute from the reader's machine."
+    pages = [f.name for f in (site / "nbs").glob("*.html") if "<math" in f.read_text("utf-8")]
+    assert len(pages) > 15
+    for name in pages:
+        page = open_page(f"nbs/{name}")
+        page.evaluate("""() => { document.querySelectorAll("details").forEach(d => { d.open = true; });
+            document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden")); }""")
+        browser = page.context.new_cdp_session(page)
+        browser.send("DOM.enable"), browser.send("CSS.enable")
+        root = browser.send("DOM.getDocument", {"depth": 0})["root"]["nodeId"]
+        signs = browser.send("DOM.querySelectorAll", {"nodeId": root, "selector": "math :is(mi, mo, mn, mtext)"})["nodeIds"]
+        fonts = [f for x in signs for f in browser.send("CSS.getPlatformFontsForNode", {"nodeId": x})["fonts"]]
+        assert {(f["familyName"], f["isCustomFont"]) for f in fonts} == {("STIX Two Math", True)}, (name, fonts)
 
 
 # ---------------------------------------------------------------- what was read

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from html import unescape
 from pathlib import Path
 
@@ -20,7 +20,10 @@ import llms
 import notebooks
 import slim
 import workbook
+import yaml
 from PIL import Image
+from pygments.styles import get_style_by_name
+from pygments.token import STANDARD_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = re.compile(
@@ -77,6 +80,15 @@ def hanging(code: str) -> str:
     return "\n".join(lines)
 
 
+@cache
+def plain() -> re.Pattern:
+    "Words of code that a highlighter marks, and that both of the book's styles show like any text: names, brackets, blanks."
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]["config"]["html_theme_options"]
+    styles = [get_style_by_name(config[f"pygments_{shade}_style"]) for shade in ("light", "dark")]
+    looks = {name: [s.style_for_token(token) for s in styles] for token, name in STANDARD_TYPES.items() if name}
+    return re.compile(rf'<span class="(?:{"|".join(n for n in looks if looks[n] == looks["n"])})">([^<]*)</span>')
+
+
 def replaced(text: str, by: dict[str, str]) -> str:
     for old, new in by.items():
         text = text.replace(old, new)
@@ -105,14 +117,14 @@ def lighten(html: Path) -> None:
     """What Sphinx' pages lack, and what they have too much of.
 
     - Less to load, for the same look: the theme's icons come as a font and once more as a script of 1.5 MB, for which every
-      page would wait; Sphinx wraps each word, bracket and blank of a signature in elements that no style refers to (more
-      than half of the API's page).
+      page would wait; each word, bracket and blank of code and of signatures is an element of its own, though most look like
+      the text around them (half of a page's elements).
     - No line of code runs over the edge; each figure can be taken, and has its room before it is loaded.
     - A screen reader is told what it is: regions, names, lists (Sphinx' long signatures are lists without terms)."""
     for page in html.rglob("*.html"):
         text = SCRIPTS.sub("", page.read_text("utf-8"))
         text = SIGNATURE.sub(lambda sig: replaced(MARK.sub(r"\1", WORD.sub(r"\1", sig[0])), LIST), text)
-        text = CODE.sub(lambda m: m[1] + hanging(m[2]) + m[3], text)
+        text = CODE.sub(lambda m: m[1] + plain().sub(r"\1", hanging(m[2])) + m[3], text)
         text = FIGURE.sub(taken, text)
         text = IMAGE.sub(partial(roomy, page.parent), text)
         page.write_text(replaced(text, SPOKEN), "utf-8")

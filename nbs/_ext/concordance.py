@@ -367,8 +367,6 @@ def fill_ledger(app, doctree, docname):
             copy.children[0].children = []
             copy.children[0] += back
             found.append(copy)
-            if any(copy.findall(nodes.math)) or any(copy.findall(nodes.math_block)):
-                app.env.get_domain("math").data["has_equations"][docname] = True
         if not found:
             logger.warning("ledger: the box of %s was not understood", doc, location=docname, type="book", subtype="ledger")
         stand_in.replace_self(found)

@@ -1,6 +1,5 @@
 """The whole book as one EPUB file, for readers without a network: Sphinx' own builder, with what it lacks.
 
-- Formulas become MathML (docutils translates them): a reading device runs no MathJax, and no TeX is installed.
 - What only a browser can do (live parts, the quiz, the game) is left out, with a pointer to the site; the pictures that
   stand for live parts in print are in.
 - Nothing of the site's scripts and fonts goes into the file, nor the source pages: their links lead to the repository.
@@ -16,39 +15,9 @@ from pathlib import Path
 import workbook
 from bs4 import BeautifulSoup
 from docutils import nodes
-from docutils.utils.math import latex2mathml
-from sphinx.util import logging
-from sphinx.util.math import get_node_equation_number
 
-logger = logging.getLogger(__name__)
 NAME = "a_literate_detr.epub"
 BROWSER = re.compile(r"<(?:script|button|input|select|canvas|form|animate)\b|<div[^>]* hidden[ >]")
-HAT = re.compile(r"<munderover>\s*(<mi>\w</mi>)\s*(<m\w+>.*?</m\w+>)\s*(<mo stretchy=\"false\">ˆ</mo>)\s*</munderover>", re.S)
-GAP = re.compile(r"\\\\\[\w+\]")  # more room between two lines
-REF = re.compile(r"\\(?:label|eqref)\{[^}]*\}")
-
-
-def mathml(node, block: bool) -> str:
-    "A formula as MathML; what docutils can't read is a warning, so the build fails."
-    tex = GAP.sub(r"\\\\", REF.sub("", node.astext()))
-    try:
-        found = latex2mathml.tex2mathml(tex, as_block=block)
-        return HAT.sub(r"<msub><mover>\1\3</mover>\2</msub>", found)  # docutils puts the index below the letter
-    except (SyntaxError, ValueError) as e:
-        logger.warning("no MathML for %r: %s", tex, e, location=node)
-        return ""
-
-
-def inline(self, node):
-    self.body.append(mathml(node, False))
-    raise nodes.SkipNode
-
-
-def block(self, node):
-    number = f'<span class="eqno">({get_node_equation_number(self, node)})</span>' if node["number"] else ""
-    ids = f' id="{node["ids"][0]}"' if node["ids"] else ""
-    self.body.append(f'<div class="math"{ids}>{mathml(node, True)}{number}</div>')
-    raise nodes.SkipNode
 
 
 def only_here(app):
@@ -102,8 +71,6 @@ def mended(page: str, sources: str, site: str) -> str:
         svg["xmlns"], svg["role"] = "http://www.w3.org/2000/svg", "img"
         for tag in [svg, *svg.find_all(True)]:  # whose names are in mixed case, and the parser has lowered them
             tag.attrs = {SVG.get(name, name): value for name, value in tag.attrs.items()}
-    for fraction in soup.select("mfrac[displaystyle]"):
-        del fraction["displaystyle"], fraction["scriptlevel"]
     named: set[str] = set()
     for tag in soup.find_all(id=True):
         if tag["id"] in named:
@@ -142,8 +109,6 @@ def finish(folder: Path, root: Path, file: Path) -> None:
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", (inline, None), (block, None))
-    app.add_config_value("epub_math_renderer", "mathml", "")
     app.connect("builder-inited", only_here, priority=100)
     app.connect("doctree-resolved", without_browser)
     app.connect("html-page-context", without_scripts, priority=950)

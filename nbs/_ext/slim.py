@@ -1,22 +1,26 @@
-"""What a page loads, and no more: the theme's style sheets as one, with the rules that some page uses; the icons that some page
-shows; our own scripts and style sheets as small as a minifier makes them; no script before the text.
+"""What a page loads, and no more: the theme's style sheets as one, with the rules that some page uses; the icons and the signs of
+formulas that some page shows; our own scripts and style sheets as small as a minifier makes them; no script before the text.
 
 The theme brings 550 kB of style sheets in eleven files, which a browser must have before it shows a word, most of it for what
-this book has not (carousels, two thousand icons), and fonts of 300 kB for two dozen icons.
+this book has not (carousels, two thousand icons), and fonts of 300 kB for two dozen icons; a font for formulas has 5000 signs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+from html import unescape
 from os.path import relpath
 from pathlib import Path
+from unicodedata import decomposition
 
 import minify
 import tinycss2
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # a style of Pygments makes every logger talk
 SHEET = re.compile(r'[ \t]*<link (?=[^>]*rel="stylesheet")[^>]*href="([^"?]*_static/([^"?]+))[^"]*"[^>]*>\n?')
 SCRIPT = re.compile(r"<script(?![^>]*(?:defer|async|module))(?=[^>]* src=)")
 OPTIONS = re.compile(r'<script src="[^"]*_static/documentation_options\.js[^>]*></script>')
@@ -26,7 +30,10 @@ CLASS = re.compile(r"\.(-?[A-Za-z_][\w-]*)")
 BRACKETS = re.compile(r"\([^()]*\)")
 ICON = re.compile(r"[\ue000-\uf8ff]|\\(f[0-9a-f]{3})\b")
 MADE = {"bs-tooltip-auto"}  # names that scripts put together
-WOFF2 = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),\s*')
+TTF = re.compile(r',\s*url\([^)]*\.ttf\) format\("truetype"\)')
+FORMULA, TAG = re.compile(r"<math\b.*?</math>", re.S), re.compile(r"<[^>]*>")
+LEANING = (c for c in (*range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C), 0x210E) if decomposition(chr(c)))
+ITALIC = {chr(int(decomposition(chr(c)).removeprefix("<font> "), 16)): c for c in LEANING}
 
 
 def pages(html: Path) -> list[Path]:
@@ -39,7 +46,7 @@ def used_names(html: Path) -> set[str]:
     for page in pages(html):
         names.update(*(value.split() for value in re.findall(r'class="([^"]+)"', page.read_text("utf-8"))))
     for script in (html / "_static").rglob("*.js"):
-        if not {"mathjax", "ort"} & {*script.parts}:
+        if "ort" not in script.parts:
             names |= {*re.findall(r"[A-Za-z_][\w-]*", script.read_text("utf-8"))}
     return names
 
@@ -104,19 +111,39 @@ def join(html: Path, ours: set[str]) -> Path:
     return static / one
 
 
-def pick_icons(static: Path) -> None:
-    "Fonts with those icons alone that a style sheet names."
-    styles = {file: file.read_text("utf-8") for file in static.rglob("*.css")}
-    shown = {int(m[1], 16) if m[1] else ord(m[0]) for text in styles.values() for m in ICON.finditer(text)}
-    for file, text in styles.items():
-        if "webfonts" in text:
-            file.write_text(WOFF2.sub("", text), "utf-8")
-    for file in static.rglob("webfonts/*.ttf"):
-        file.with_suffix(".woff2").unlink()
-        font, cut = TTFont(file), subset.Subsetter(subset.Options(hinting=False))
-        cut.populate(unicodes=shown)
-        cut.subset(font)
-        font.save(file)
+def icons(static: Path) -> set[int]:
+    "Those that a style sheet names."
+    texts = (file.read_text("utf-8") for file in static.rglob("*.css"))
+    return {int(m[1], 16) if m[1] else ord(m[0]) for text in texts for m in ICON.finditer(text)}
+
+
+def signs(html: Path) -> set[int]:
+    "Those of all formulas; a letter that stands alone is shown in italics, which are signs of their own."
+    formulas = (m[0] for page in pages(html) for m in FORMULA.finditer(page.read_text("utf-8")))
+    found = {*unescape("".join(TAG.sub("", formula) for formula in formulas))}
+    return {ord(sign) for sign in found} | {ITALIC[sign] for sign in found & ITALIC.keys()}
+
+
+def pick(font: Path, shown: set[int]) -> None:
+    "A font with these signs alone, and with what they can turn into (taller brackets, smaller indices)."
+    whole, cut = TTFont(font), subset.Subsetter(subset.Options(hinting=False, layout_features=["*"]))
+    cut.populate(unicodes=shown)
+    cut.subset(whole)
+    whole.save(font)
+
+
+def pick_fonts(html: Path) -> None:
+    "WOFF2 alone: every browser that sets formulas reads it."
+    static = html / "_static"
+    for file in static.rglob("*.css"):
+        if TTF.search(text := file.read_text("utf-8")):
+            file.write_text(TTF.sub("", text), "utf-8")
+    for file in static.rglob("*.ttf"):
+        file.unlink()
+    for file in static.rglob("webfonts/*.woff2"):
+        pick(file, icons(static))
+    for file in static.rglob("temml/*.woff2"):
+        pick(file, signs(html))
 
 
 def small(source: str, kind: str) -> str:
@@ -131,7 +158,7 @@ def slim(html: Path, assets: Path) -> None:
         text = OPTIONS.sub(lambda m: f"<script>{options}</script>", page.read_text("utf-8"))
         page.write_text(SCRIPT.sub('<script defer="defer"', text), "utf-8")
     sheet = join(html, {file.name for file in assets.glob("*.css")})
-    pick_icons(html / "_static")
+    pick_fonts(html)
     for file in (sheet, *(html / "_static" / file.name for kind in ("js", "css") for file in assets.glob(f"*.{kind}"))):
         if file.exists():  # a small book loads few of them
             file.write_text(small(file.read_text("utf-8"), file.suffix[1:]), "utf-8")
