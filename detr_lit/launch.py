@@ -6,8 +6,7 @@ __all__ = ['IMAGES', 'split', 'parts_of', 'asks_for', 'join', 'whole_batch', 'Co
 
 # %% ../nbs/22_many_machines.ipynb #495c2a8a
 import os
-from collections.abc import Sequence
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from datetime import timedelta

@@ -298,12 +298,13 @@ def test_no_object_of_this_run_stands_in_a_signature(wide, short):
     assert said.startswith("(num_classes: int = 3, num_queries: int = 100,") and "**" not in said
 
 
-def test_a_field_without_words_has_no_entry():
+def test_a_field_without_words_has_no_entry_nor_has_a_text():
     class Pair(NamedTuple):
         first: int
 
-    assert ext.no_field(None, "class", "first", Pair.first, False, None) is True
-    assert ext.no_field(None, "class", "forward", DETR.forward, False, None) is None
+    assert ext.no_entry(None, "class", "first", Pair.first, False, None) is True
+    assert ext.no_entry(None, "class", "credit", "two\nlines", False, None) is True
+    assert [ext.no_entry(None, "class", "x", x, False, None) for x in (DETR.forward, "constant")] == [None, None]
 
 
 def test_lighter_pages_read_the_same(tmp_path):

@@ -12,10 +12,10 @@ from pathlib import Path
 import detector
 import live
 import nbformat
-import playwright
 import pytest
 import slim
 from nbdev_cells import tomllib
+from node import NODE
 from test_ext import book, code, picture, text
 
 NAMES = ("matching", "position", "training", "detector", "nms", "trees")
@@ -73,8 +73,7 @@ def types(root, folder):
     "What the compiler says of nbs/assets/*.js, as nbs/jsconfig.json asks. (Its Node.js is the one that Playwright brings.)"
     with tarfile.open(next((root / "tests/vendor/typescript").glob("*.tar.xz"))) as archive:
         archive.extractall(folder, filter="data")
-    node = Path(playwright.__file__).parent / "driver" / ("node.exe" if sys.platform == "win32" else "node")
-    command = [node, folder / "typescript/lib/tsc.js", "-p", folder / "jsconfig.json"]
+    command = [NODE, folder / "typescript/lib/tsc.js", "-p", folder / "jsconfig.json"]
     (folder / "assets").mkdir()
     shutil.copy(root / "nbs/jsconfig.json", folder)
     for file in (root / "nbs/assets").glob("*.js"):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import node
 import numpy as np
 import pytest
 import test_site
@@ -18,7 +19,7 @@ PAGE = "nbs/why_detr.html"
 
 
 # ---------------------------------------------------------------- the mathematics, without a page
-maths = test_site.scripts_alone("live.js", "nms.js")
+maths = node.scripts("live.js", "nms.js")
 
 
 def random_boxes(r, n, classes):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import node
 import pytest
 import test_site
 import torch
@@ -17,7 +18,7 @@ base, browser, open_page = test_site.base, test_site.browser, test_site.open_pag
 PAGE = "nbs/09_train.html"
 
 
-maths = test_site.scripts_alone("live.js", "training.js")
+maths = node.scripts("live.js", "training.js")
 
 
 @pytest.fixture(scope="module")

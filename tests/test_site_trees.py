@@ -5,6 +5,7 @@ import json
 import re
 from base64 import b64decode
 
+import node
 import numpy as np
 import pytest
 import test_site
@@ -39,7 +40,7 @@ def data(site):
 
 
 # ---------------------------------------------------------------- the mathematics, without a page
-maths = test_site.scripts_alone("live.js", "detect.js", "trees.js")
+maths = node.scripts("live.js", "detect.js", "trees.js")
 SHRINK = "([rgba, side]) => [...detrTrees.shrink(new Uint8ClampedArray(rgba), side)]"
 
 

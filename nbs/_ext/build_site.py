@@ -108,9 +108,9 @@ def taken(figure: re.Match) -> str:
 
 
 def roomy(folder: Path, image: re.Match) -> str:
-    "A picture's tag with its sides: its room on the page is there before it is."
+    "A picture's tag with its sides: its room on the page is there before it is, and it comes when a reader comes near."
     with Image.open(folder / image[1]) as picture:
-        return '{}width="{}" height="{}" '.format(image[0], *picture.size)
+        return '{}loading="lazy" width="{}" height="{}" '.format(image[0], *picture.size)
 
 
 def lighten(html: Path) -> None:

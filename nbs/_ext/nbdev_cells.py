@@ -237,6 +237,7 @@ REPOSITORIES = {
     "detectron2": "facebookresearch/detectron2",
     "act": "tonyzhaozh/act",
     "tonyzhaozh/act": "tonyzhaozh/act",
+    "winml-cli": "microsoft/winml-cli",
 }
 THREAD = re.compile(rf"(?<![\w/-])(?P<name>{'|'.join(sorted(REPOSITORIES, key=len, reverse=True))})?#(?P<number>\d+)\b")
 
@@ -451,9 +452,10 @@ def plain_signature(app, what, name, obj, options, args, returns):
     return args and args.replace("<factory>", "..."), returns  # a dataclass' default that is made anew; no Python as it stands
 
 
-def no_field(app, what, name, obj, skip, options):
-    "A named tuple's fields have no words of their own: the class's say what they are."
-    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+def no_entry(app, what, name, obj, skip, options):
+    "A named tuple's fields have no words of their own: the class's say what they are. And a text of several lines is no value."
+    field = (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
+    return True if field or isinstance(obj, str) and "\n" in obj else None
 
 
 def outside_names(app, env, node, contnode):
@@ -619,7 +621,7 @@ def setup(app):
     app.connect("source-read", write_api)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("autodoc-process-signature", plain_signature)
-    app.connect("autodoc-skip-member", no_field)
+    app.connect("autodoc-skip-member", no_entry)
     app.connect("doctree-read", source_links)
     app.connect("missing-reference", outside_names)
     app.connect("html-collect-pages", source_pages)
