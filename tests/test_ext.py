@@ -319,6 +319,13 @@ def test_lighter_pages_read_the_same(tmp_path):
     assert (tmp_path / "a.html").read_text() == f'<dt class="sig x"><span class="n">f(</span>)</dt>{code}{light}'
 
 
+def test_an_option_is_not_broken_behind_its_hyphens():
+    line = "detr-lit train --steps 40000 --batch-size 8  # --c"
+    made = build_site.hanging(line)
+    assert re.findall(r'<span class="whole">(.*?)</span>', made) == ["--steps", "--batch-size", "--c"]
+    assert re.sub(r"<[^>]+>", "", made) == line and "whole" not in build_site.hanging("x --y")
+
+
 def test_a_figure_without_alt_text_fails_the_build(tmp_path):
     status, warnings, _ = book(tmp_path, [text("# One"), code("plot()", "efef9999", [picture()])])
     assert status and "image without alternative text" in warnings

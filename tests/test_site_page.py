@@ -152,7 +152,17 @@ def test_little_to_load_before_the_text(site):
         text = page.read_text("utf-8")
         sheets = [Path(page.parent, m[1]) for m in slim.SHEET.finditer(text)]
         assert len(sheets) <= 4 and sum(s.stat().st_size for s in sheets) < 200_000, page.name
-        assert not slim.SCRIPT.search(text), page.name
+        scripts = [Path(page.parent, src) for src in re.findall(r'<script [^>]*src="([^"?]+)', text)]
+        assert not slim.SCRIPT.search(text) and sum(s.stat().st_size for s in scripts) < 170_000, page.name
+
+
+def test_a_figure_comes_when_a_reader_comes_near(open_page):
+    page, there = open_page("nbs/16_real_images.html", width=390), "i => i.complete && i.naturalWidth > 0"
+    pictures = page.locator("article figure img")
+    assert sum(pictures.evaluate_all(f"all => all.map({there})")) <= 2 < 6 < pictures.count()
+    pictures.last.scroll_into_view_if_needed()
+    page.wait_for_function(f"({there})([...document.querySelectorAll('article figure img')].at(-1))")
+    assert page.complaints == []
 
 
 def test_formulas_are_set_in_their_font(open_page, site):

@@ -58,6 +58,7 @@ SPOKEN = {  # what a screen reader is told: the logo's region, a button's name a
 }
 LIST = {"<dl>": '<div class="sig-list">', "</dl>": "</div>", "<dd>": "<div>", "</dd>": "</div>"}
 CODE = re.compile(r'(<div class="highlight-(?!none|myst-ansi)[^>]*><div class="highlight"><pre>)(.*?)(</pre>)', re.S)
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")  # a browser would break it behind its hyphens
 IMAGE = re.compile(r'<img (?=[^>]*src="([^"]+/_images/[^"]+\.png)")')
 FIGURE = re.compile(r'<figure [^>]*id="([^"]+)".*?</figure>', re.S)
 PICTURE = re.compile(r'<img [^>]*src="([^"]+)".*?caption-number">(.*?) ?<.*(?=</p>\s*</figcaption>)', re.S)
@@ -75,6 +76,7 @@ def hanging(code: str) -> str:
             indent = len(text) - len(text.lstrip())
             if len(text) > WIDE:  # it wraps anyway, so a comment need not stand in a column
                 line = re.sub(r' {3,}(?=<span class="c1">)', "  ", line)
+            line = OPTION.sub(r'<span class="whole">\g<0></span>', line)
             line = re.sub(r'^(?:<span class="w">)? +(?:</span>)?', f'<span class="in">{" " * indent}</span>', line)
             lines[i] = f'<span class="long" style="--in:{indent}">{line}</span>'
     return "\n".join(lines)
