@@ -326,6 +326,21 @@ def test_an_option_is_not_broken_behind_its_hyphens():
     assert re.sub(r"<[^>]+>", "", made) == line and "whole" not in build_site.hanging("x --y")
 
 
+def test_a_line_whose_first_word_is_longer_than_a_phone_breaks_within_it():
+    "Else its indent would be a line alone; and a comment's sign stays with the first word."
+    first, second = (f"{' ' * 8}buffer.copy_({'x' * n}) " + '<span class="c1"># the end</span>' for n in (11, 14))
+    assert '"long"' in build_site.hanging(first) and '"long tight"' in build_site.hanging(second)
+    assert '<span class="c1"><span class="whole"># the</span> end</span>' in build_site.hanging(first)
+
+
+def test_a_stop_stays_with_its_formula_and_an_option_with_its_hyphens(tmp_path):
+    option, formula = '<span class="pre">--data</span>', '<math class="x"><mi>a</mi></math>'
+    (tmp_path / "a.html").write_text(f"{option} {formula} and {formula}), {formula}")
+    build_site.lighten(tmp_path)
+    option = option.replace("pre", "pre whole")
+    assert (tmp_path / "a.html").read_text() == f'{option} {formula} and <span class="whole">{formula}),</span> {formula}'
+
+
 def test_a_figure_without_alt_text_fails_the_build(tmp_path):
     status, warnings, _ = book(tmp_path, [text("# One"), code("plot()", "efef9999", [picture()])])
     assert status and "image without alternative text" in warnings

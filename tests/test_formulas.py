@@ -31,11 +31,12 @@ def test_a_formula_has_a_line_of_its_own_or_not():
 def test_a_font_keeps_what_the_pages_show(tmp_path):
     "Letters that stand alone are italics; a sign has its mirror, and taller ones."
     (tmp_path / "a.html").write_text("<p>q</p><math><mi>b</mi><mo>(</mo><mi class='mathcal'>ℒ</mi><mo>&lt;</mo><mn>1</mn></math>")
-    assert slim.signs(tmp_path) == {*map(ord, "b(ℒ<1𝑏")}
+    assert slim.signs(tmp_path) == {*map(ord, "b(ℒ<1𝑏√")}
     assert [slim.ITALIC[x] for x in "hzεϵ"] == [*map(ord, "ℎ𝑧𝜀𝜖")]
     (tmp_path / "font.woff2").write_bytes(FONT.read_bytes())
     slim.pick(tmp_path / "font.woff2", slim.signs(tmp_path))
     font = TTFont(tmp_path / "font.woff2")
-    assert font.getBestCmap().keys() == {*map(ord, "b()ℒ<>1𝑏")} and font.flavor == "woff2"
+    assert font.getBestCmap().keys() == {*map(ord, "b()ℒ<>1𝑏√")} and font.flavor == "woff2"
     taller = font["MATH"].table.MathVariants.VertGlyphConstruction[0].MathGlyphVariantRecord
-    assert len(taller) > 5 and (tmp_path / "font.woff2").stat().st_size < FONT.stat().st_size / 20
+    assert len(taller) > 5 and "radical" in font.getGlyphOrder() and (tmp_path / "font.woff2").stat().st_size < 30_000
+    assert "ss04" in {record.FeatureTag for record in TTFont(FONT)["GSUB"].table.FeatureList.FeatureRecord}  # the prime's shape

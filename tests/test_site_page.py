@@ -169,6 +169,7 @@ def test_formulas_are_set_in_their_font(open_page, site):
     "Whatever opens is opened; no sign is a substitute from the reader's machine."
     pages = [f.name for f in (site / "nbs").glob("*.html") if "<math" in f.read_text("utf-8")]
     assert len(pages) > 15
+    assert ord("√") in TTFont(site / "_static/temml/STIXTwoMath.woff2").getBestCmap()  # of a root, which is no text
     for name in pages:
         page = open_page(f"nbs/{name}")
         page.evaluate("""() => { document.querySelectorAll("details").forEach(d => { d.open = true; });

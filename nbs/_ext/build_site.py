@@ -59,10 +59,13 @@ SPOKEN = {  # what a screen reader is told: the logo's region, a button's name a
 LIST = {"<dl>": '<div class="sig-list">', "</dl>": "</div>", "<dd>": "<div>", "</dd>": "</div>"}
 CODE = re.compile(r'(<div class="highlight-(?!none|myst-ansi)[^>]*><div class="highlight"><pre>)(.*?)(</pre>)', re.S)
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")  # a browser would break it behind its hyphens
+LITERAL = re.compile(r'<span class="pre">(--[a-z][\w-]*)</span>')
+HEAD = re.compile(r'(<span class="c1">)(# \S+)')  # a comment's sign and its first word
+STOP = re.compile(r"<math (?:(?!<math ).)*?</math>[.,;:!?)]+", re.S)  # a formula with the stop behind it
 IMAGE = re.compile(r'<img (?=[^>]*src="([^"]+/_images/[^"]+\.png)")')
 FIGURE = re.compile(r'<figure [^>]*id="([^"]+)".*?</figure>', re.S)
 PICTURE = re.compile(r'<img [^>]*src="([^"]+)".*?caption-number">(.*?) ?<.*(?=</p>\s*</figcaption>)', re.S)
-NARROW, WIDE = 34, 90  # signs that a phone, and a desk, show in a line of code
+NARROW, WIDE, CAP = 34, 90, 18  # signs that a phone, and a desk, show in a line of code; a phone's largest indent
 
 
 def hanging(code: str) -> str:
@@ -76,9 +79,11 @@ def hanging(code: str) -> str:
             indent = len(text) - len(text.lstrip())
             if len(text) > WIDE:  # it wraps anyway, so a comment need not stand in a column
                 line = re.sub(r' {3,}(?=<span class="c1">)', "  ", line)
+            line = HEAD.sub(r'\1<span class="whole">\2</span>', line)
             line = OPTION.sub(r'<span class="whole">\g<0></span>', line)
             line = re.sub(r'^(?:<span class="w">)? +(?:</span>)?', f'<span class="in">{" " * indent}</span>', line)
-            lines[i] = f'<span class="long" style="--in:{indent}">{line}</span>'
+            tight = " tight" if min(indent, CAP) + len(text.split()[0]) > NARROW else ""  # its first word is too long
+            lines[i] = f'<span class="long{tight}" style="--in:{indent}">{line}</span>'
     return "\n".join(lines)
 
 
@@ -127,6 +132,8 @@ def lighten(html: Path) -> None:
         text = SCRIPTS.sub("", page.read_text("utf-8"))
         text = SIGNATURE.sub(lambda sig: replaced(MARK.sub(r"\1", WORD.sub(r"\1", sig[0])), LIST), text)
         text = CODE.sub(lambda m: m[1] + plain().sub(r"\1", hanging(m[2])) + m[3], text)
+        text = LITERAL.sub(r'<span class="pre whole">\1</span>', text)
+        text = STOP.sub(r'<span class="whole">\g<0></span>', text)
         text = FIGURE.sub(taken, text)
         text = IMAGE.sub(partial(roomy, page.parent), text)
         page.write_text(replaced(text, SPOKEN), "utf-8")

@@ -449,6 +449,7 @@ def plain_signature(app, what, name, obj, options, args, returns):
         args = stringify_signature(inspect.signature(obj))
     while args and args != (shorter := ANNOTATED.sub(r"\1", args)):
         args = shorter
+    returns = None if returns and "hub_mixin" in returns else returns  # what a class from elsewhere says of its own
     return args and args.replace("<factory>", "..."), returns  # a dataclass' default that is made anew; no Python as it stands
 
 

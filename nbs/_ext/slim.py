@@ -118,9 +118,9 @@ def icons(static: Path) -> set[int]:
 
 
 def signs(html: Path) -> set[int]:
-    "Those of all formulas; a letter that stands alone is shown in italics, which are signs of their own."
+    "Those of all formulas, and the root's, which no text holds; a lone letter is shown in italics, which are signs of their own."
     formulas = (m[0] for page in pages(html) for m in FORMULA.finditer(page.read_text("utf-8")))
-    found = {*unescape("".join(TAG.sub("", formula) for formula in formulas))}
+    found = {"√", *unescape("".join(TAG.sub("", formula) for formula in formulas))}
     return {ord(sign) for sign in found} | {ITALIC[sign] for sign in found & ITALIC.keys()}
 
 
