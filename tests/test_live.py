@@ -131,7 +131,7 @@ def test_the_compiler_is_what_npm_holds(root):
     assert files == {f"typescript-{about['version']}.tar.xz", "LICENSE", "LICENSE-3RD-PARTY.txt"}
 
 
-def test_what_sets_formulas_is_what_npm_holds(root):
+def test_what_sets_formulas_is_what_was_taken(root):
     about, files = vendored(root / "nbs/_ext/temml")
     assert about["package"] == "temml" and files == {"temml.min.js", "LICENSE"}
     _, files = vendored(root / "nbs/assets/temml")

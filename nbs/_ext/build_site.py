@@ -126,7 +126,8 @@ def lighten(html: Path) -> None:
     - Less to load, for the same look: the theme's icons come as a font and once more as a script of 1.5 MB, for which every
       page would wait; each word, bracket and blank of code and of signatures is an element of its own, though most look like
       the text around them (half of a page's elements).
-    - No line of code runs over the edge; each figure can be taken, and has its room before it is loaded.
+    - No line of code runs over the edge, and what belongs together stays on a line; each figure can be taken, and has its
+      room before it is loaded.
     - A screen reader is told what it is: regions, names, lists (Sphinx' long signatures are lists without terms)."""
     for page in html.rglob("*.html"):
         text = SCRIPTS.sub("", page.read_text("utf-8"))
