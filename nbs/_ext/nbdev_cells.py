@@ -446,10 +446,9 @@ def plain_docstring(app, what, name, obj, options, lines):
 def plain_signature(app, what, name, obj, options, args, returns):
     "`Annotated[Path, <typer.models.OptionInfo object at 0x7f...>]` is a `Path`: the help says the rest."
     if what == "class" and args == "(*args, **kwargs)":  # a class that others build on hides what it is made with
-        args = stringify_signature(inspect.signature(obj))
+        args = stringify_signature(inspect.signature(obj), show_return_annotation=False)
     while args and args != (shorter := ANNOTATED.sub(r"\1", args)):
         args = shorter
-    returns = None if returns and "hub_mixin" in returns else returns  # what a class from elsewhere says of its own
     return args and args.replace("<factory>", "..."), returns  # a dataclass' default that is made anew; no Python as it stands
 
 
